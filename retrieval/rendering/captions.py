@@ -1,0 +1,244 @@
+"""Relative captions of pairs of scenes, as an annotator would write them.
+
+One or two differences are named, the striking ones more often, in many phrasings; when two
+scenes share little, the target is sometimes described on its own (people do both in the Shoes
+captions). What is not said stays open: sizes, colours and places are often left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+from retrieval.rendering.claims import (
+    ANY_NOUN,
+    COUNT_WORDS,
+    NOUNS,
+    PLACE_WORDS,
+    SIZE_WORDS,
+    TEMPLATES,
+    Claim,
+    plural,
+)
+from retrieval.rendering.scenes import CELLS, COLOR, COLOR_NAMES, SHAPE, SIZE
+
+MAX_WORDS = 16
+DRAWS = 40
+"""Uniform numbers that one caption may use: a fixed count, so that what one pair's user says
+never depends on the pairs beside it."""
+
+T = TypeVar("T")
+
+
+class Difference(NamedTuple):
+    """Something true of a pair of scenes that could be said, and how striking it is."""
+
+    kind: str
+    new: tuple[int, int, int] = (0, 0, 0)
+    old: tuple[int, int, int] = (0, 0, 0)
+    cell: int = -1
+    count: int = 0
+    weight: float = 1.0
+
+
+class _Chance:
+    """Choices made from a fixed row of uniform numbers."""
+
+    def __init__(self, draws: Sequence[float] | np.ndarray):
+        self._draws: Iterator[float] = iter(draws)
+
+    def below(self, probability: float) -> bool:
+        return next(self._draws) < probability
+
+    def pick(self, options: Sequence[T], weights: Sequence[float] | None = None) -> T:
+        if weights is None:
+            return options[int(next(self._draws) * len(options))]
+        at = next(self._draws) * sum(weights)
+        for option, weight in zip(options, weights, strict=True):
+            at -= weight
+            if at < 0:
+                return option
+        return options[-1]
+
+
+def differences(reference: np.ndarray, target: np.ndarray) -> list[Difference]:
+    """What distinguishes a target scene (9, 3) from a reference scene, weighted by strikingness."""
+    found = []
+    for cell in range(CELLS):
+        old, new = _codes(reference[cell]), _codes(target[cell])
+        if old == new:
+            continue
+        weight = (1.3 if cell == 4 else 1.0) * (1.6 if 2 in (old[SIZE], new[SIZE]) else 1.0)
+        if not old[SHAPE]:
+            found.append(Difference("gains", new=new, cell=cell, weight=1.2 * weight))
+        elif not new[SHAPE]:
+            found.append(Difference("loses", new=old, cell=cell, weight=0.9 * weight))
+        elif old[:2] == new[:2]:
+            kind = "bigger" if new[SIZE] == 2 else "smaller"
+            found.append(Difference(kind, new=new, cell=cell, weight=0.7 * weight))
+        elif old[SHAPE] == new[SHAPE]:
+            found.append(Difference("turns", new, old, cell, weight=1.2 * weight))
+        else:
+            found.append(Difference("instead", new, old, cell, weight=1.2 * weight))
+    before, after = int((reference[:, SHAPE] > 0).sum()), int((target[:, SHAPE] > 0).sum())
+    if before != after:
+        kind = "more" if after > before else "fewer"
+        found.append(Difference(kind, weight=0.15 * abs(after - before)))
+    for color in range(1, len(COLOR_NAMES) + 1):
+        then, now = int((reference[:, COLOR] == color).sum()), int((target[:, COLOR] == color).sum())
+        if now > then and now > 1:
+            found.append(Difference("count", new=(0, color, 0), count=now, weight=0.4))
+    return found
+
+
+def relative_caption(
+    reference: np.ndarray,
+    target: np.ndarray,
+    draws: Sequence[float] | np.ndarray,
+    look: str = "3d",
+) -> str:
+    """One sentence of at most 16 words on how a target scene differs from a reference scene.
+
+    Args:
+        reference: the scene (9, 3) on show.
+        target: the scene (9, 3) meant.
+        draws: at least `DRAWS` uniform numbers in [0, 1) that make all choices.
+        look: "3d" or "2d", which decides the nouns ("ball" or "circle").
+
+    Returns:
+        A sentence all of whose claims are true of the pair (`claims.is_faithful`).
+    """
+    chance = _Chance(draws)
+    facts = differences(reference, target)
+    if not facts:
+        return chance.pick(TEMPLATES["same"])
+    occupied = np.flatnonzero(target[:, SHAPE])
+    shared = sum(_codes(reference[cell]) == _codes(target[cell]) for cell in occupied)
+    if shared == 0 and len(occupied) and chance.below(0.5):
+        facts = [
+            Difference("has", _codes(target[cell]), cell=int(cell), weight=float(target[cell, SIZE]))
+            for cell in occupied
+        ]
+    clauses = []
+    for wanted in range(2 if chance.below(0.45) else 1):
+        if wanted < len(facts) or not clauses:
+            fact = chance.pick(facts, [fact.weight for fact in facts])
+            facts = [other for other in facts if other.cell != fact.cell]
+            clauses.append(_clause(fact, reference, target, chance, NOUNS[look]))
+        if not facts:
+            break
+    sentence = " and ".join(clauses)
+    return sentence if len(sentence.split()) <= MAX_WORDS else clauses[0]
+
+
+def _clause(
+    fact: Difference,
+    reference: np.ndarray,
+    target: np.ndarray,
+    chance: _Chance,
+    nouns: tuple[tuple[str, ...], ...],
+) -> str:
+    """Say one difference; what is left out never makes the clause untrue."""
+    kind = fact.kind
+    if kind == "gains" and chance.below(0.6):
+        kind = "has"
+    if kind == "loses" and chance.below(0.4):
+        kind = chance.pick(["lacks", "lacks", "empty"])
+    if kind == "instead" and chance.below(0.35) or kind == "turns" and chance.below(0.25):
+        kind = "has"
+    new, old = _partial(fact.new, chance), _partial(fact.old, chance)
+    if kind in ("bigger", "smaller"):
+        new = (*new[:2], 0)
+    if kind == "empty":
+        new = (0, 0, 0)
+    place = frozenset([fact.cell]) if fact.cell >= 0 else frozenset(range(CELLS))
+    rough = chance.below(0.12)
+    template = chance.pick(TEMPLATES[kind])
+    if "{color}" in template or "{was}" in template:
+        new, old = (*fact.new[:2], 0), (0, fact.old[COLOR], 0)
+    claimed = Claim(kind, new, old, place, fact.count)
+    if rough and fact.cell >= 0:
+        row, column = divmod(fact.cell, 3)
+        line = frozenset(range(row * 3, row * 3 + 3)) if chance.below(0.5) else frozenset(
+            range(column, CELLS, 3)
+        )
+        if line in PLACE_WORDS.values():
+            claimed = _if_true(claimed, place=line, reference=reference, target=target)
+    if "{place}" not in template:
+        claimed = _if_true(
+            claimed, place=frozenset(range(CELLS)), reference=reference, target=target
+        )
+        if len(claimed.place) < CELLS:
+            template = TEMPLATES[kind][0]
+    if not claimed.holds(reference, target):  # a partial description can fit too much
+        claimed = Claim(kind, new if kind == "empty" else fact.new, fact.old, place, fact.count)
+    return _spell(template, claimed, fact, chance, nouns)
+
+
+def _if_true(
+    claim: Claim, place: frozenset[int], reference: np.ndarray, target: np.ndarray
+) -> Claim:
+    """The claim made of another place where that is true as well, else the claim itself."""
+    vague = Claim(claim.kind, claim.new, claim.old, place, claim.count)
+    return vague if bool(vague.holds(reference, target)) else claim
+
+
+def _spell(
+    template: str,
+    claim: Claim,
+    fact: Difference,
+    chance: _Chance,
+    nouns: tuple[tuple[str, ...], ...],
+) -> str:
+    """Fill in a template's slots with words."""
+    new, old = _thing(claim.new, chance, nouns), _thing(claim.old, chance, nouns)
+    names = [word for word, cells in PLACE_WORDS.items() if cells == claim.place]
+    preposition = chance.pick(("in", "in", "at", "on"))
+    place = f"{preposition} the {chance.pick(names)}" if names else ""
+    noun = _noun(claim.new[SHAPE], chance, nouns)
+    return template.format(
+        new=new,
+        news=" ".join([*new.split()[:-1], plural(new.split()[-1])]),
+        a_new=_with_article(new),
+        a_old=_with_article(old),
+        noun=noun,
+        color=COLOR_NAMES[fact.new[COLOR] - 1],
+        was=COLOR_NAMES[fact.old[COLOR] - 1],
+        place=place,
+        count=COUNT_WORDS[fact.count],
+    )
+
+
+def _thing(codes: tuple[int, int, int], chance: _Chance, nouns: tuple[tuple[str, ...], ...]) -> str:
+    """A noun with the size and colour that are not left open."""
+    words = [_noun(codes[SHAPE], chance, nouns)]
+    if codes[COLOR]:
+        words.insert(0, COLOR_NAMES[codes[COLOR] - 1])
+    if codes[SIZE]:
+        words.insert(0, chance.pick(SIZE_WORDS[codes[SIZE] - 1]))
+    return " ".join(words)
+
+
+def _noun(shape: int, chance: _Chance, nouns: tuple[tuple[str, ...], ...]) -> str:
+    words = nouns[shape - 1] if shape else ANY_NOUN
+    return chance.pick(words, [3.0, 1.0, 0.5, 0.5][: len(words)])
+
+
+def _partial(codes: tuple[int, int, int], chance: _Chance) -> tuple[int, int, int]:
+    """Leave out what a hurried speaker would: mostly the size, at times the shape or colour."""
+    shape, color, size = codes
+    style = chance.pick(("full", "color", "shape"), (0.72, 0.18, 0.10))
+    said_size = size if chance.below(0.35) else 0
+    if not color:
+        return codes
+    return (0 if style == "color" else shape, 0 if style == "shape" else color, said_size)
+
+
+def _with_article(words: str) -> str:
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+def _codes(cell: np.ndarray) -> tuple[int, int, int]:
+    return int(cell[SHAPE]), int(cell[COLOR]), int(cell[SIZE])

@@ -1,0 +1,240 @@
+"""What a relative caption claims about a pair of scenes, read back from its words.
+
+One table of clause templates serves both directions: `retrieval.rendering.captions` fills it
+in to speak, `read` matches it to understand. So the truth of any sentence of this language,
+a neural captioner's new ones included, can be checked against the scenes.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from retrieval.rendering.palette import SIZES
+from retrieval.rendering.scenes import CELLS, COLOR, COLOR_NAMES, SHAPE, SIZE
+
+# What people call things. The first word is the commonest.
+NOUNS = {
+    "3d": (("cube", "box", "block"), ("ball", "sphere"), ("cylinder", "drum")),
+    "2d": (("square", "rectangle"), ("circle", "diamond", "disc"), ("triangle",)),
+}
+ANY_NOUN = ("object", "thing", "one", "shape")
+SIZE_WORDS = (("small", "little", "tiny"), ("large", "big"))
+COUNT_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+_ROWS = (("top", "upper", "back"), ("middle",), ("bottom", "lower", "front"))
+_COLUMNS = (("left",), ("center", "middle"), ("right",))
+
+
+def _place_words() -> dict[str, frozenset[int]]:
+    """Every name of a cell, a row or a column, with the cells it covers."""
+    words = {}
+    for row in range(3):
+        for column in range(3):
+            for high in _ROWS[row]:
+                for wide in _COLUMNS[column]:
+                    words[f"{high} {wide}"] = frozenset([row * 3 + column])
+        for high in _ROWS[row]:
+            words[f"{high} row"] = frozenset(range(row * 3, row * 3 + 3))
+    for column in range(3):
+        words[f"{_COLUMNS[column][0]} column"] = frozenset(range(column, CELLS, 3))
+    del words["middle middle"], words["center column"]
+    words["middle center"] = words["center"] = words["very middle"] = frozenset([4])
+    return words
+
+
+PLACE_WORDS = _place_words()
+
+# kind -> templates. {new}, {old}: "red ball"; {a_new}: "a red ball"; {place}: "in the top left";
+# {color}, {was}: colours; {noun}: "ball"; {count}: "two"; {news}: "red balls".
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "has": (
+        "has {a_new} {place}",
+        "there is {a_new} {place}",
+        "with {a_new} {place}",
+        "shows {a_new} {place}",
+        "{place} there is {a_new}",
+        "the {noun} {place} is {color}",
+        "has {a_new}",
+    ),
+    "gains": ("adds {a_new} {place}", "has {a_new} added {place}", "has an extra {new} {place}"),
+    "lacks": (
+        "has no {new} {place}",
+        "does not have {a_new} {place}",
+        "without {a_new} {place}",
+        "there is no {new} {place}",
+    ),
+    "loses": (
+        "is missing the {new} {place}",
+        "the {new} {place} is gone",
+        "removes the {new} {place}",
+        "is missing the {new}",
+    ),
+    "empty": ("has nothing {place}", "is empty {place}"),
+    "instead": (
+        "has {a_new} instead of {a_old} {place}",
+        "{place} has {a_new} instead of {a_old}",
+        "has {a_new} not {a_old} {place}",
+    ),
+    "turns": (
+        "the {noun} {place} is {color} instead of {was}",
+        "the {noun} {place} is {color} not {was}",
+        "is {color} instead of {was} {place}",
+        "the {was} {noun} {place} is now {color}",
+    ),
+    "bigger": ("has a bigger {new} {place}", "the {new} {place} is larger", "has a larger {new}"),
+    "smaller": (
+        "has a smaller {new} {place}",
+        "the {new} {place} is smaller",
+        "has a smaller {new}",
+    ),
+    "more": ("has more {news}", "there are more {news}"),
+    "fewer": ("has fewer {news}", "has less {news}"),
+    "count": ("has {count} {news}", "there are {count} {news}"),
+    "same": ("looks exactly the same", "is the same picture", "has no difference"),
+}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One clause's meaning: a kind, partial descriptions (codes, 0 = anything) and a place."""
+
+    kind: str
+    new: tuple[int, int, int] = (0, 0, 0)
+    old: tuple[int, int, int] = (0, 0, 0)
+    place: frozenset[int] = frozenset(range(CELLS))
+    count: int = 0
+
+    def holds(self, reference: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Whether the claim is true of pairs of scenes.
+
+        Args:
+            reference: scenes (..., 9, 3) on show.
+            target: scenes (..., 9, 3) meant; the leading axes broadcast.
+
+        Returns:
+            Booleans of the broadcast leading shape.
+        """
+        cells = sorted(self.place)
+        before, after = reference[..., cells, :], target[..., cells, :]
+        there, was_there = _matches(self.new, after), _matches(self.new, before)
+        if self.kind == "has":
+            return there.any(-1) | np.zeros(was_there.shape[:-1], dtype=bool)
+        if self.kind == "gains":
+            return (there & ~was_there).any(-1)
+        if self.kind in ("lacks", "empty"):
+            return ~there.any(-1) | np.zeros(was_there.shape[:-1], dtype=bool)
+        if self.kind == "loses":
+            return ~there.any(-1) & was_there.any(-1)
+        if self.kind in ("instead", "turns"):
+            return (there & _matches(self.old, before)).any(-1)
+        if self.kind in ("bigger", "smaller"):
+            now, then = (2, 1) if self.kind == "bigger" else (1, 2)
+            grown = (after[..., SIZE] == now) & (before[..., SIZE] == then)
+            return (there & grown).any(-1)
+        if self.kind == "more":
+            return there.sum(-1) > was_there.sum(-1)
+        if self.kind == "fewer":
+            return there.sum(-1) < was_there.sum(-1)
+        if self.kind == "count":
+            return (there.sum(-1) == self.count) | np.zeros(was_there.shape[:-1], dtype=bool)
+        return (reference == target).all((-1, -2))  # "same"
+
+
+def _matches(codes: tuple[int, int, int], cells: np.ndarray) -> np.ndarray:
+    """Which of the cells (..., 3) hold an object that a partial description fits."""
+    fits = cells[..., SHAPE] > 0
+    for attribute in (SHAPE, COLOR, SIZE):
+        if codes[attribute]:
+            fits = fits & (cells[..., attribute] == codes[attribute])
+    return fits
+
+
+def plural(noun: str) -> str:
+    """`noun` as several: every noun of the language takes -s or -es."""
+    return noun + ("es" if noun.endswith("x") else "s")
+
+
+def _lexicon() -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+    """Words to codes: nouns of both looks (0 = any shape), colours, sizes."""
+    nouns = {word: 0 for word in ANY_NOUN}
+    for look in NOUNS.values():
+        for code, words in enumerate(look, start=1):
+            nouns |= {word: code for word in words}
+    nouns |= {plural(word): code for word, code in nouns.items()}
+    colors = {name: code for code, name in enumerate(COLOR_NAMES, start=1)}
+    sizes = {word: code for code in range(1, len(SIZES) + 1) for word in SIZE_WORDS[code - 1]}
+    return nouns, colors, sizes
+
+
+_NOUNS, _COLORS, _SIZES = _lexicon()
+
+
+def _either(words: object) -> str:
+    return "|".join(sorted(map(re.escape, words), key=len, reverse=True))  # type: ignore[call-overload]
+
+
+@cache
+def _patterns() -> list[tuple[str, re.Pattern[str]]]:
+    """The templates as regular expressions with a named group per slot."""
+    thing = rf"(?:(?:{_either(_SIZES)}) )?(?:(?:{_either(_COLORS)}) )?(?:{_either(_NOUNS)})"
+    slots = {
+        "place": rf"(?:in|at|on) the (?P<place>{_either(PLACE_WORDS)})",
+        "new": f"(?P<new>{thing})",
+        "news": f"(?P<new>{thing})",
+        "a_new": f"an? (?P<new>{thing})",
+        "a_old": f"an? (?P<old>{thing})",
+        "noun": f"(?P<noun>{_either(_NOUNS)})",
+        "color": f"(?P<color>{_either(_COLORS)})",
+        "was": f"(?P<was>{_either(_COLORS)})",
+        "count": f"(?P<count>{_either(COUNT_WORDS)})",
+    }
+    return [
+        (kind, re.compile(template.format(**slots)))
+        for kind, templates in TEMPLATES.items()
+        for template in templates
+    ]
+
+
+def _codes(words: str | None) -> tuple[int, int, int]:
+    codes = [0, 0, 0]
+    for word in (words or "").split():
+        for attribute, lexicon in ((SHAPE, _NOUNS), (COLOR, _COLORS), (SIZE, _SIZES)):
+            if word in lexicon:
+                codes[attribute] = lexicon[word]
+    return codes[0], codes[1], codes[2]
+
+
+@cache
+def read_clause(clause: str) -> Claim | None:
+    """The claim of one clause, or None if it is not a clause of the language."""
+    for kind, pattern in _patterns():
+        match = pattern.fullmatch(clause)
+        if match is None:
+            continue
+        slot = match.groupdict()
+        new = _codes(slot.get("new") or " ".join(filter(None, (slot.get("color"), slot.get("noun")))))
+        old = _codes(slot.get("old") or slot.get("was"))
+        place = PLACE_WORDS[slot["place"]] if slot.get("place") else frozenset(range(CELLS))
+        count = COUNT_WORDS.index(slot["count"]) if slot.get("count") else 0
+        return Claim(kind, new, old, place, count)
+    return None
+
+
+def read(caption: str) -> list[Claim | None]:
+    """The claims of a caption, one per clause; None marks a clause that makes no sense.
+
+    Example:
+        >>> [claim.kind for claim in read("has a red ball and is missing the small cube")]
+        ['has', 'loses']
+    """
+    return [read_clause(clause) for clause in caption.strip().split(" and ")]
+
+
+def is_faithful(caption: str, reference: np.ndarray, target: np.ndarray) -> bool:
+    """Whether every clause of a caption makes sense and is true of scenes (9, 3)."""
+    return all(
+        claim is not None and bool(claim.holds(reference, target)) for claim in read(caption)
+    )
