@@ -9,6 +9,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from envs.dialog import Dialog, DialogState
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Colour = tuple[int, int, int]
 
@@ -239,3 +241,33 @@ def _wrap(text: str, font: Font, width: int, lines: int) -> list[str]:
 def _font(size: int) -> Font:
     """Load the font that comes with Pillow, the same on every machine."""
     return ImageFont.load_default(size)
+
+
+def draw_history(dialog: Dialog, history: Sequence[DialogState], row: int = 0) -> np.ndarray:
+    """The strip of one dialog of a batch: its states from turn 0 on.
+
+    Raises:
+        ValueError: the gallery has no pictures.
+    """
+    pictures = dialog.gallery.pictures
+    if pictures is None:
+        raise ValueError("this gallery has no pictures to draw; use the render mode 'ansi'")
+    return draw_dialog(
+        [pictures[state.reference[row]] for state in history],
+        [state.captions[row] for state in history],
+        pictures[history[0].target[row]],
+        [float(state.rank[row]) for state in history],
+        len(dialog.gallery),
+        dialog.max_turns,
+        [bool(state.found[row]) for state in history],
+    )
+
+
+def transcribe_history(dialog: Dialog, history: Sequence[DialogState], row: int = 0) -> str:
+    """The words of one dialog of a batch."""
+    return transcript(
+        [state.captions[row] for state in history],
+        [dialog.gallery.names[state.reference[row]] for state in history],
+        [float(state.rank[row]) for state in history],
+        [bool(state.found[row]) for state in history],
+    )

@@ -46,10 +46,10 @@ def rank_of(
             "look for NaN or infinity in the embeddings or the query."
         )
     own = np.take_along_axis(scores, np.asarray(target)[:, None], axis=1)  # (B, 1)
-    above = (scores > own).sum(axis=1).astype(np.float64)  # (B,)
+    above: Floats = (scores > own).sum(axis=1).astype(np.float64)  # (B,)
     if ties == "optimistic":
         return above
-    others_tied = (scores == own).sum(axis=1) - 1  # the target always ties with itself
+    others_tied: Floats = (scores == own).sum(axis=1) - 1.0  # the target always ties with itself
     return above + others_tied / 2
 
 

@@ -13,8 +13,6 @@ import numpy as np
 
 from retrieval.rendering.palette import COLORS
 
-Scene = Sequence[Mapping[str, Any]]
-
 GROUND_SPAN = np.array([6.0, 6.75])
 """Ground that positions in [0, 1] span: x to the right, y away (more: it is foreshortened)."""
 
@@ -48,8 +46,8 @@ class Camera:
 
     Example:
         >>> camera = Camera.draw(np.random.default_rng(0), 64, 64)
-        >>> camera.project(np.zeros((1, 3))).round().shape
-        (1, 2)
+        >>> camera.project(np.zeros((5, 3))).shape
+        (5, 2)
     """
 
     eye: np.ndarray
@@ -78,7 +76,7 @@ class Camera:
     @property
     def focal_length(self) -> float:
         """Focal length in pixels, such that the grid fills the shorter side."""
-        return 2.5 * min(self.width, self.height)
+        return 2.45 * min(self.width, self.height)
 
     def project(self, points: np.ndarray) -> np.ndarray:
         """Map world points (P, 3) to continuous picture positions (P, 2): row, column."""
@@ -104,7 +102,7 @@ class Camera:
 
 
 def render_3d(
-    scene: Scene,
+    scene: Sequence[Mapping[str, Any]],
     rng: np.random.Generator,
     width: int = 64,
     height: int = 64,
@@ -199,7 +197,8 @@ def _cast_ground(camera: Camera, light: np.ndarray, solids: list[_Solid]) -> np.
     lit = np.ones_like(x)
     open_sky = np.ones_like(x)
     for solid in solids:
-        _darken(lit, open_sky, x - np.float32(solid.base[0]), y - np.float32(solid.base[1]), solid, light)
+        base = solid.base.astype(np.float32)
+        _darken(lit, open_sky, x - base[0], y - base[1], solid, light)
 
     # the lamp hangs near the scene: the floor falls off gently around its brightest spot
     spot = light[:2].astype(np.float32) * 2
@@ -252,7 +251,8 @@ def _darken(
         outside = np.sqrt((forward - height * length) ** 2 + sideways**2) - half
     else:
         sides = np.concatenate([solid.turn[:2, :2], -solid.turn[:2, :2]])  # (4, 2) normals
-        outside = np.abs(sideways) - half * np.float32(np.abs(sides[:2] @ [-along[1], along[0]]).sum())
+        breadth = np.abs(sides[:2] @ [-along[1], along[0]]).sum()
+        outside = np.abs(sideways) - half * np.float32(breadth)
         for side in sides:
             gap = np.float32(side[0]) * x + np.float32(side[1]) * y
             np.maximum(outside, gap - half - np.float32(max(side @ shift, 0.0)), out=outside)

@@ -5,8 +5,8 @@ import pytest
 
 from envs.drawing import FOUND, draw_dialog, transcript
 
-LONG = "make it red and shiny, " * 40
-UNBROKEN = "w" * 500
+LONG = "make it red and shiny, " * 12
+UNBROKEN = "w" * 200
 
 
 def picture(seed: int, height: int = 64, width: int = 64) -> np.ndarray:

@@ -10,7 +10,7 @@ from user_simulator.metrics import bleu, caption_report, cider_d, diversity, tok
 
 pytest.importorskip("sacrebleu", reason="BLEU is computed by sacrebleu")
 
-WORDS = "is are has more less red blue shiny strap heel sole the a with and buckle".split()
+WORDS = ["is", "has", "more", "less", "red", "blue", "shiny", "heel", "sole", "the", "with"]
 
 
 def random_items(seed: int, count: int) -> tuple[list[str], list[list[str]]]:

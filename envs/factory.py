@@ -1,0 +1,148 @@
+"""Where gallery, index and user meet, by name."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from envs.dialog import Dialog
+from envs.single import DialogRetrievalEnv
+from envs.vector import DialogRetrievalVectorEnv
+from retrieval.datasets import css
+from retrieval.errors import unknown
+from retrieval.gallery import Gallery, Triplet
+from retrieval.index import ExactIndex
+from retrieval.preparation import default_root, prepare_apart
+from retrieval.text import Vocabulary
+from user_simulator import USERS, AttributeUser, NoisyUser, User
+
+SPLITS = ("train", "test")
+
+
+@lru_cache(maxsize=8)
+def load_gallery(
+    root: Path | None = None, look: str = "3d", split: str = "train", encoder: str = "scene-cnn"
+) -> tuple[Gallery, list[Triplet]]:
+    """A CSS gallery with its triplets; the built-in one is made on first use.
+
+    Raises:
+        ValueError: an unknown look or split, or data that is incomplete.
+        RuntimeError: the data could not be made.
+    """
+    if look not in css.LOOKS:
+        raise unknown("look", look, css.LOOKS)
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    root = (root or default_root()).expanduser().absolute()
+    prepare_apart(root, look, encoder)
+    return css.load(root, split, look, encoder)
+
+
+@lru_cache(maxsize=8)
+def load_vocabulary(
+    root: Path | None = None, look: str = "3d", encoder: str = "scene-cnn"
+) -> Vocabulary:
+    """The words of the train split's captions."""
+    triplets = load_gallery(root, look, "train", encoder)[1]
+    return Vocabulary.build(triplet.caption for triplet in triplets)
+
+
+def captioner_path(root: Path | None = None, look: str = "3d", encoder: str = "scene-cnn") -> Path:
+    """Where `train_captioner` keeps the captioner of a data set unless told otherwise."""
+    root = (root or default_root()).expanduser().absolute()
+    return root / "captioners" / f"{look}-{encoder}.pt"
+
+
+def make_user(
+    gallery: Gallery,
+    user: str = "attribute",
+    captioner: Path | None = None,
+    noise: float = 0.0,
+    temperature: float = 0.0,
+) -> User:
+    """A user by name, who misspeaks with probability `noise`.
+
+    Raises:
+        ValueError: an unknown user, or a captioner of other features.
+        FileNotFoundError: the captioner was not trained yet.
+    """
+    if user not in USERS:
+        raise unknown("user", user, USERS)
+    speaker: User
+    if user == "attribute":
+        speaker = AttributeUser(gallery)
+    else:
+        from user_simulator.captioner import NeuralUser, RelativeCaptioner
+
+        assert captioner is not None
+        speaker = NeuralUser(RelativeCaptioner.load(captioner), gallery, temperature)
+    return NoisyUser(speaker, noise, len(gallery)) if noise else speaker
+
+
+@lru_cache(maxsize=16)
+def make_dialog(
+    look: str = "3d",
+    split: str = "train",
+    user: str = "attribute",
+    captioner: Path | None = None,
+    noise: float = 0.0,
+    temperature: float = 0.0,
+    encoder: str = "scene-cnn",
+    root: Path | None = None,
+    max_turns: int = 5,
+) -> Dialog:
+    """The rules of a dialog on CSS, with everything they need; equal calls share one object.
+
+    Args:
+        look: "3d" or "2d" pictures.
+        split: "train" or "test"; they share no scene.
+        user: "attribute" (true differences, NumPy only) or "neural" (a trained captioner).
+        captioner: checkpoint of the neural user; by default `captioner_path`.
+        noise: probability that a caption is about a wrong image.
+        temperature: of the neural user's words; 0 says the likeliest.
+        encoder: whose features: "scene-cnn", "scene" (one-hot scenes) or one that
+            `extract_features` was run with.
+        root: a CSS folder; by default the built-in data, made on first use.
+        max_turns: T.
+
+    Raises:
+        ValueError, FileNotFoundError, RuntimeError: see `load_gallery` and `make_user`.
+    """
+    gallery, _ = load_gallery(root, look, split, encoder)
+    path = Path(captioner) if captioner else captioner_path(root, look, encoder)
+    speaker = make_user(gallery, user, path, noise, temperature)
+    index = ExactIndex(gallery.features)
+    return Dialog(gallery, index, speaker, load_vocabulary(root, look, encoder), max_turns)
+
+
+def make_env(
+    dialog: Dialog | None = None,
+    action: str = "query",
+    candidates: int = 16,
+    reward: str = "rank_percentile",
+    privileged: bool = False,
+    render_mode: str | None = None,
+    **options: Any,
+) -> DialogRetrievalEnv:
+    """The single environment; without `dialog`, `options` are those of `make_dialog`."""
+    rules = dialog or make_dialog(**options)
+    return DialogRetrievalEnv(rules, action, candidates, reward, privileged, render_mode)
+
+
+def make_vector_env(
+    num_envs: int = 1,
+    dialog: Dialog | None = None,
+    action: str = "query",
+    candidates: int = 16,
+    reward: str = "rank_percentile",
+    privileged: bool = False,
+    render_mode: str | None = None,
+    max_episode_steps: int | None = None,
+    **options: Any,
+) -> DialogRetrievalVectorEnv:
+    """The native batch environment; arguments as for `make_env`."""
+    rules = dialog or make_dialog(**options)
+    return DialogRetrievalVectorEnv(
+        rules, num_envs, action, candidates, reward, privileged, max_episode_steps, render_mode
+    )

