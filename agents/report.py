@@ -569,10 +569,13 @@ def plot(path: PathLike, summary: Summary, limits: Sequence[Limit] = ()) -> None
                     limit.values,
                     color="0.25",
                     linewidth=1.4,
+                    zorder=1.5,  # under the agents, which may reach it
                     dashes=dashes[labels.index(limit.label) % len(dashes)],
                 )
         direction = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
         panel.set_title(f"{metric} ({direction})", loc="left", fontsize=11)
+        if metric != "percentile":
+            panel.set_ylim(bottom=0 if metric == "bri" else -0.03)
         panel.grid(color="0.9", linewidth=0.8)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
@@ -585,6 +588,7 @@ def plot(path: PathLike, summary: Summary, limits: Sequence[Limit] = ()) -> None
     figure.legend(
         [handles[name] for name in names], names, loc="outside right upper", frameon=False
     )
+    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)  # type: ignore[union-attr, call-arg]
     figure.suptitle(
         f"{summary['dialogs']} dialogs, gallery of {summary['gallery_size']:,} images, "
         "bands: 95 % bootstrap intervals",

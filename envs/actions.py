@@ -50,7 +50,8 @@ class ActionMode:
             "turn": spaces.Box(0, dialog.max_turns, (1,), np.int64),
         }
         if self.name == "candidate":
-            parts["candidates"] = spaces.Box(-1.0, 1.0, (self.candidates, features), np.float32)
+            size = self.candidates * features
+            parts["candidates"] = spaces.Box(-1.0, 1.0, (size,), np.float32)
         return spaces.Dict(parts)
 
     def observe(self, dialog: Dialog, state: DialogState) -> Observation:
@@ -58,7 +59,7 @@ class ActionMode:
         seen = dialog.observe(state)
         if self.name == "candidate":
             near = dialog.candidates(state, self.candidates)
-            seen["candidates"] = dialog.gallery.features[near]  # (B, K, F)
+            seen["candidates"] = dialog.gallery.features[near].reshape(len(near), -1)  # (B, K F)
         return seen
 
     def apply(self, dialog: Dialog, before: DialogState, action: np.ndarray) -> DialogState:

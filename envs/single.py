@@ -31,7 +31,8 @@ class DialogRetrievalEnv(gym.Env[Observation, Any]):
     ## Observation Space
     A `Dict`: `reference` (F,), unit-norm features of the image on show; `caption` (16,), token
     ids of what the user said about it, padded with 0; `turn` (1,), how many candidates have
-    been shown. With `action="candidate"` also `candidates` (K, F), their features.
+    been shown. With `action="candidate"` also `candidates` (K F,), their features
+    one after another (flat, as Stable-Baselines3 wants them).
 
     ## Rewards
     By `reward`: the target's rank percentile (default), its gain, the gain in log2 rank, the

@@ -8,10 +8,11 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from retrieval.files import atomic_write
 from retrieval.gallery import Gallery
-from retrieval.text import END, PADDING, Vocabulary
+from retrieval.text import END, PADDING, UNKNOWN, Vocabulary
 from user_simulator.base import Draws
 
 MAX_WORDS = 16
@@ -20,33 +21,62 @@ MAX_WORDS = 16
 class ImageTables(NamedTuple):
     """What depends on one image alone, for all N images of a gallery."""
 
-    as_target: Tensor  # (N, G, A): attention keys of an image as the target
-    as_reference: Tensor  # (N, G, A): what a reference takes off them
-    places: Tensor  # (N, G, C): the grid
+    place_target: Tensor  # (N, G, H): what a target contributes to the tokens of its places
+    place_reference: Tensor  # (N, G, H): what a reference takes off them
     begin_target: Tensor  # (N, 2H): initial state, the target's part
     begin_reference: Tensor  # (N, 2H)
+
+
+class _Look(nn.Module):
+    """One look at the places: multi-head attention, then a small network, both residual."""
+
+    def __init__(self, size: int, heads: int = 4):
+        super().__init__()
+        self.heads = heads
+        self.norms = nn.ModuleList([nn.LayerNorm(size), nn.LayerNorm(size)])
+        self.ask = nn.Linear(size, size)
+        self.key = nn.Linear(size, size)
+        self.value = nn.Linear(size, size)
+        self.think = nn.Sequential(nn.Linear(size, 2 * size), nn.ReLU(), nn.Linear(2 * size, size))
+
+    def memory(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B, heads, G, H / heads) of the places (B, G, H)."""
+        return self._split(self.key(places)), self._split(self.value(places))
+
+    def forward(self, state: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """States (B, L, H) after the look."""
+        asked = self._split(self.ask(self.norms[0](state)))
+        seen = F.scaled_dot_product_attention(asked, keys, values)  # (B, heads, L, H / heads)
+        state = state + seen.transpose(1, 2).flatten(2)
+        result: Tensor = state + self.think(self.norms[1](state))
+        return result
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class RelativeCaptioner(nn.Module):
     r"""Say how a target differs from a reference, attending to their grids.
 
-    With :math:`x = [t, t - r]` for vectors and for each place of the grids,
+    With :math:`x = [t, t - r]` for vectors and for each place g of the grids,
 
-    .. math:: h_0, c_0 = W x; \quad e_g = w \cdot \tanh(U x_g + p_g + V h); \quad
-              h, c = LSTM([word, \sum_g softmax(e)_g x_g], h, c)
+    .. math:: h_0, c_0 = \tanh(W x); \quad p_g = relu(U x_g + u_g); \quad
+              h_{l} = LSTM(word_{l-1}, h_{l-1}); \quad word_l = V\, look_2(look_1(h_l, p), p)
 
-    Source: Guo et al., "Dialog-based Interactive Image Retrieval", NeurIPS 2018, sec. 4, with
-    the attention model of Xu et al., "Show, Attend and Tell", ICML 2015. Departures: hidden
-    size 256 by default (published 512), a learned vector p per place, since captions speak of
-    places, and the linear maps of x are split into the target's and the reference's part, which
-    are computed once per gallery.
+    Source: Guo et al., "Dialog-based Interactive Image Retrieval", NeurIPS 2018, sec. 4, whose
+    captioner is that of Xu et al., "Show, Attend and Tell", ICML 2015. Departures: attention
+    reads the places after the LSTM (as in Luong et al., EMNLP 2015), so that a training step
+    is one batch and not a loop over words; it is multi-head and looks twice; a learned vector
+    u per place, since captions speak of places; hidden size 256 by default (published 512). The
+    linear maps of x are split into the target's and the reference's part, which are computed
+    once per gallery.
 
     Args:
         vocabulary: the words it can say.
         vector_dim: size F of the images' vectors.
         grid_dim: size C of a place of the images' grids.
         places: number G of places.
-        hidden_size: LSTM, word and attention size.
+        hidden_size: H of LSTM, tokens and attention; a multiple of 8.
         dropout: before the output layer.
     """
 
@@ -57,7 +87,7 @@ class RelativeCaptioner(nn.Module):
         grid_dim: int,
         places: int,
         hidden_size: int = 256,
-        dropout: float = 0.2,
+        dropout: float = 0.1,
     ):
         super().__init__()
         self.vocabulary = vocabulary
@@ -67,61 +97,56 @@ class RelativeCaptioner(nn.Module):
             "places": places,
             "hidden_size": hidden_size,
         }
-        self.word = nn.Embedding(len(vocabulary), hidden_size)
+        self.word = nn.Embedding(len(vocabulary), hidden_size // 2)
         self.begin = nn.Linear(2 * vector_dim, 2 * hidden_size)
-        self.key = nn.Linear(2 * grid_dim, hidden_size, bias=False)
+        self.compare = nn.Linear(2 * grid_dim, hidden_size, bias=False)
         self.place = nn.Parameter(torch.randn(places, hidden_size) * 0.1)
-        self.ask = nn.Linear(hidden_size, hidden_size, bias=False)
-        self.weigh = nn.Linear(hidden_size, 1, bias=False)
-        self.cell = nn.LSTMCell(hidden_size + 2 * grid_dim + hidden_size, hidden_size, bias=False)
-        self.drop = nn.Dropout(dropout)
-        self.speak = nn.Linear(hidden_size, len(vocabulary))
+        self.lstm = nn.LSTM(hidden_size // 2, hidden_size, batch_first=True)
+        self.looks = nn.ModuleList([_Look(hidden_size), _Look(hidden_size)])
+        self.speak = nn.Sequential(
+            nn.LayerNorm(hidden_size),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_size, len(vocabulary)),
+        )
 
     def tables(self, vectors: Tensor, grids: Tensor) -> ImageTables:
         """Split the linear maps of [t, t - r] by image: vectors (N, F), grids (N, G, C)."""
-        first, second = self.key.weight.chunk(2, dim=1)  # of t and of t - r
+        first, second = self.compare.weight.chunk(2, dim=1)  # of t and of t - r
         start, change = self.begin.weight.chunk(2, dim=1)
         return ImageTables(
-            as_target=grids @ (first + second).T + self.place,
-            as_reference=grids @ second.T,
-            places=grids,
+            place_target=grids @ (first + second).T + self.place,
+            place_reference=grids @ second.T,
             begin_target=vectors @ (start + change).T + self.begin.bias,
             begin_reference=vectors @ change.T,
         )
 
-    def start(self, tables: ImageTables, reference: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-        """For pairs (B,): keys (B, G, A), values (B, G, 2C), hidden and cell state (B, H)."""
-        keys = tables.as_target[target] - tables.as_reference[reference]
-        meant = tables.places[target]
-        values = torch.cat([meant, meant - tables.places[reference]], dim=-1)
+    def start(
+        self, tables: ImageTables, reference: Tensor, target: Tensor
+    ) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
+        """For pairs (B,): keys and values of each look, and the state (1, B, H) of the LSTM."""
+        places = F.relu(tables.place_target[target] - tables.place_reference[reference])
         state = torch.tanh(tables.begin_target[target] - tables.begin_reference[reference])
-        hidden, cell = state.chunk(2, dim=-1)
-        return keys, values, hidden, cell
+        hidden, cell = state.unsqueeze(0).chunk(2, dim=-1)
+        memory = [look.memory(places) for look in self.looks]  # type: ignore[operator]
+        return memory, (hidden.contiguous(), cell.contiguous())
 
     def step(
-        self, word: Tensor, keys: Tensor, values: Tensor, hidden: Tensor, cell: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """One word (B,) further: the new hidden and cell state (B, H)."""
-        energy = self.weigh(torch.tanh(keys + self.ask(hidden).unsqueeze(1)))  # (B, G, 1)
-        weight = energy.softmax(dim=1)
-        attended = (weight * values).sum(1)  # (B, 2C)
-        focus = weight.squeeze(-1) @ self.place  # (B, A): where it looks
-        hidden, cell = self.cell(
-            torch.cat([self.word(word), attended, focus], dim=-1), (hidden, cell)
-        )
-        return hidden, cell
+        self,
+        word: Tensor,
+        memory: list[tuple[Tensor, Tensor]],
+        state: tuple[Tensor, Tensor],
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Scores (B, L, V) of the words after the words (B, L), and the LSTM's state."""
+        hidden, state = self.lstm(self.word(word), state)
+        for look, (keys, values) in zip(self.looks, memory, strict=True):
+            hidden = look(hidden, keys, values)
+        return self.speak(hidden), state
 
     def forward(self, tables: ImageTables, reference: Tensor, target: Tensor, said: Tensor) -> Tensor:
         """Scores (B, L + 1, V) of each next word, given the words said (B, L)."""
-        keys, values, hidden, cell = self.start(tables, reference, target)
-        outputs = []
-        word = torch.full_like(target, PADDING)  # id 0 begins, as in the published captioner
-        for position in range(said.shape[1] + 1):
-            hidden, cell = self.step(word, keys, values, hidden, cell)
-            outputs.append(hidden)
-            if position < said.shape[1]:
-                word = said[:, position]
-        return self.speak(self.drop(torch.stack(outputs, dim=1)))
+        memory, state = self.start(tables, reference, target)
+        begin = torch.full_like(target, PADDING)  # id 0 begins, as in the published captioner
+        return self.step(torch.cat([begin[:, None], said], dim=1), memory, state)[0]
 
     @torch.inference_mode()
     def decode(
@@ -142,13 +167,13 @@ class RelativeCaptioner(nn.Module):
             temperature: of the sampling; below 1 it keeps to likelier words.
         """
         said = torch.zeros(len(target), MAX_WORDS, dtype=torch.long)
-        keys, values, hidden, cell = self.start(tables, reference, target)
+        memory, state = self.start(tables, reference, target)
         word = torch.full_like(target, PADDING)
         alive = torch.arange(len(target))
         for position in range(MAX_WORDS):
-            hidden, cell = self.step(word, keys, values, hidden, cell)
-            scores = self.speak(hidden)
-            scores[:, PADDING] = scores[:, 1] = -torch.inf  # neither padding nor <unk> is a word
+            scores, state = self.step(word[:, None], memory, state)
+            scores = scores[:, 0]
+            scores[:, PADDING] = scores[:, UNKNOWN] = -torch.inf  # nothing one could say
             if draws is None:
                 word = scores.argmax(-1)
             else:
@@ -158,8 +183,9 @@ class RelativeCaptioner(nn.Module):
             said[alive, position] = torch.where(word == END, PADDING, word)
             going = word != END
             if not going.all():  # finished rows leave the batch
-                alive, word, keys, values = alive[going], word[going], keys[going], values[going]
-                hidden, cell = hidden[going], cell[going]
+                alive, word = alive[going], word[going]
+                memory = [(keys[going], values[going]) for keys, values in memory]
+                state = (state[0][:, going], state[1][:, going])
                 if len(alive) == 0:
                     break
         return said

@@ -80,7 +80,7 @@ def fit_captioner(
                 optimizer.step()
                 schedule.step()
                 bar.update()
-                bar.set_postfix(loss=f"{loss.item():.3f}")
+                bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
     return model.eval()
 
 

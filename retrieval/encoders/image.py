@@ -14,15 +14,21 @@ from torch.nn import functional as F
 
 from retrieval.vision import torchvision
 
+PLACES = 25  # of the scene encoder's 5x5 grid
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class SceneCNN(nn.Module):
     """A compact encoder for small pictures, trained to read what stands in each cell.
 
+    The vector is read cell by cell with weights of its own for each; the grid is read by one
+    shared reader that looks at each cell through learned weights over the places. So a place
+    of the grid tells what stands there in the same terms everywhere, which is what attention
+    can use.
+
     Args:
         dim: size F of the vectors.
-        channels: width C of the 4x4 grid.
+        channels: width C of the 5x5 grid.
         sizes: number of codes of each attribute (0 = none included), in the order in which
             the gallery's attribute table repeats them over the 9 cells.
     """
@@ -30,36 +36,39 @@ class SceneCNN(nn.Module):
     def __init__(self, dim: int = 256, channels: int = 128, sizes: tuple[int, ...] = (4, 9, 3)):
         super().__init__()
         self.sizes = sizes
-        widths = (3, 32, 64, channels, channels)
+        widths, strides = (3, 32, 64, channels, channels), (2, 2, 2, 1)
         layers: list[nn.Module] = []
-        for number, (inner, outer) in enumerate(zip(widths, widths[1:], strict=False)):
-            kernel = 5 if number == 0 else 3
+        for inner, outer, stride in zip(widths, widths[1:], strides, strict=False):
             layers += [
-                nn.Conv2d(inner, outer, kernel, stride=2, padding=kernel // 2, bias=False),
+                nn.Conv2d(inner, outer, 3, stride=stride, padding=1, bias=False),
                 nn.BatchNorm2d(outer),
                 nn.ReLU(),
             ]
-        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4))  # 64 px: (B, C, 4, 4)
-        self.vector = nn.Linear(channels * 16, dim)
-        self.read = nn.Linear(dim, 9 * sum(sizes))
+        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(5))  # (B, C, 5, 5)
+        self.vector = nn.Linear(channels * PLACES, dim)
+        self.read_vector = nn.Linear(dim, 9 * sum(sizes))
+        self.look = nn.Parameter(torch.zeros(9, PLACES))
+        self.read_place = nn.Linear(channels, sum(sizes))
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (B, F) and grids (B, 16, C)."""
-        maps = self.body(pictures * 2 - 1)  # (B, C, 4, 4)
+        """Vectors (B, F) and grids (B, 25, C)."""
+        maps = self.body(pictures * 2 - 1)  # (B, C, 5, 5)
         return self.vector(maps.flatten(1)), maps.flatten(2).transpose(1, 2)
 
-    def logits(self, vectors: Tensor) -> list[Tensor]:
-        """What the vectors say about each attribute: per attribute (B, 9, codes)."""
-        flat = self.read(vectors).unflatten(1, (9, sum(self.sizes)))
-        return list(flat.split(self.sizes, dim=-1))
-
     def loss(self, pictures: Tensor, attributes: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy over all cells and attributes (B, 27), and the share read correctly."""
+        """Cross-entropy of both readings of all cells (B, 27), and the share the vector got."""
         targets = attributes.unflatten(1, (9, len(self.sizes)))
+        vector, grid = self(pictures)
+        by_vector = self.read_vector(vector).unflatten(1, (9, sum(self.sizes)))
+        by_grid = self.read_place(self.look.softmax(-1) @ grid)  # (B, 9, codes)
         losses, correct = [], []
-        for at, scores in enumerate(self.logits(self(pictures)[0])):
-            losses.append(F.cross_entropy(scores.flatten(0, 1), targets[:, :, at].flatten()))
-            correct.append((scores.argmax(-1) == targets[:, :, at]).float().mean())
+        for at in range(len(self.sizes)):
+            labels = targets[:, :, at].flatten()
+            for reading in (by_vector, by_grid):
+                scores = reading.split(self.sizes, dim=-1)[at].flatten(0, 1)
+                losses.append(F.cross_entropy(scores, labels))
+                if reading is by_vector:
+                    correct.append((scores.argmax(-1) == labels).float().mean())
         return torch.stack(losses).sum(), torch.stack(correct).mean()
 
 

@@ -27,7 +27,7 @@ def to_tensor(pictures: np.ndarray) -> Tensor:
 def train_scene_cnn(
     pictures: np.ndarray,
     attributes: np.ndarray,
-    epochs: int = 6,
+    epochs: int = 5,
     batch_size: int = 128,
     seed: int = 0,
     label: str = "scene encoder",
@@ -62,7 +62,7 @@ def train_scene_cnn(
                 optimizer.step()
                 schedule.step()
                 bar.update()
-                bar.set_postfix(loss=f"{loss.item():.3f}", read=f"{accuracy.item():.3f}")
+                bar.set_postfix(loss=f"{loss.item():.3f}", read=f"{accuracy.item():.3f}", refresh=False)
     return model.eval()
 
 
@@ -100,7 +100,7 @@ def encoder_key(name: str, weights: str = "none") -> str:
 
 
 def extract_css(
-    root: Path, look: str = "3d", encoder: str = SCENE_CNN, weights: str = "none", epochs: int = 6
+    root: Path, look: str = "3d", encoder: str = SCENE_CNN, weights: str = "none", epochs: int = 5
 ) -> str:
     """Extract and cache the features of both splits of a CSS folder; returns their key.
 

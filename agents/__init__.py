@@ -1,0 +1,1 @@
+"""Who listens and shows: trackers, their training, baselines, evaluation."""

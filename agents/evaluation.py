@@ -1,0 +1,127 @@
+"""Play a fixed list of dialogs with an agent and note the targets' ranks."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from agents.base import Agent
+from envs.dialog import Dialog, DialogState
+from retrieval.index import Index
+
+
+class Played(NamedTuple):
+    """What E dialogs of T turns came to."""
+
+    ranks: np.ndarray  # (E, T + 1)
+    candidates: np.ndarray  # (E, T + 1, K) the best images at each turn
+    shown: np.ndarray  # (E, T + 1) the reference on show at each turn
+    captions: list[list[str]]  # E lists of T + 1 captions, the last ""
+
+
+def evaluation_pairs(size: int, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """A fixed list of (targets, first references), (E,) each.
+
+    Targets are drawn without replacement as far as the gallery goes; no reference is its target.
+    """
+    rng = np.random.default_rng([seed, 7])
+    rounds = -(-count // size)
+    target = np.concatenate([rng.permutation(size) for _ in range(rounds)])[:count]
+    return target, (target + 1 + rng.integers(size - 1, size=count)) % size
+
+
+class PairDraws:
+    """Chances that depend on seed, turn and dialog alone, whatever an agent did before.
+
+    So agents hear the same words where their dialogs coincide.
+    """
+
+    def __init__(self, seed: int, turn: int, rows: np.ndarray, dialogs: int):
+        self._key = [seed, 11, turn]
+        self._rows = rows
+        self._dialogs = dialogs
+
+    def random(self, size: tuple[int, int]) -> np.ndarray:
+        """(B, M) uniform numbers, the same for the same dialogs at the same turn."""
+        assert size[0] == len(self._rows)
+        return np.random.default_rng(self._key).random((self._dialogs, size[1]))[self._rows]
+
+
+def run_dialogs(
+    dialog: Dialog,
+    agent: Agent,
+    target: np.ndarray,
+    reference: np.ndarray,
+    seed: int = 0,
+    depth: int = 10,
+    batch_size: int = 256,
+) -> Played:
+    """Play E dialogs to all T turns, also those that have found their target.
+
+    Args:
+        dialog: the rules; its index serves agents that bring none (`agent.index`).
+        agent: who answers, by queries; an agent whose actions are whole numbers chooses images.
+        target: (E,).
+        reference: (E,).
+        seed: of the users' words.
+        depth: K, how many of the best images to note.
+        batch_size: dialogs played together.
+    """
+    own = getattr(agent, "index", None)
+    if callable(own):
+        dialog = dialog.with_(index=own(dialog.gallery.features))
+    elif own is not None:
+        dialog = dialog.with_(index=own)
+    parts = []
+    for begin in range(0, len(target), batch_size):
+        rows = np.arange(begin, min(begin + batch_size, len(target)))
+        parts.append(_play(dialog, agent, target, reference, rows, seed, depth))
+    return Played(
+        np.concatenate([part.ranks for part in parts]),
+        np.concatenate([part.candidates for part in parts]),
+        np.concatenate([part.shown for part in parts]),
+        [captions for part in parts for captions in part.captions],
+    )
+
+
+def _play(
+    dialog: Dialog,
+    agent: Agent,
+    target: np.ndarray,
+    reference: np.ndarray,
+    rows: np.ndarray,
+    seed: int,
+    depth: int,
+) -> Played:
+    """Play the dialogs `rows` together."""
+    state = dialog.start(target[rows], reference[rows])
+    memory = None
+    history = [state]
+    best = [dialog.index.search(dialog.index.query_of(state.reference), depth)]
+    for turn in range(dialog.max_turns):
+        state = dialog.listen(state, PairDraws(seed, turn, rows, len(target)))
+        history[-1] = state
+        begins = np.full(len(rows), turn == 0)
+        action, memory = agent.predict(
+            dialog.observe(state), state=memory, episode_start=begins, deterministic=True
+        )
+        state, found = _answer(dialog, state, np.asarray(action), depth)
+        history.append(state)
+        best.append(found)
+    return Played(
+        np.stack([state.rank for state in history], axis=1),
+        np.stack(best, axis=1),
+        np.stack([state.reference for state in history], axis=1),
+        [list(said) for said in zip(*(state.captions for state in history), strict=True)],
+    )
+
+
+def _answer(
+    dialog: Dialog, state: DialogState, action: np.ndarray, depth: int
+) -> tuple[DialogState, np.ndarray]:
+    """Show what an action asks for, by query (B, D) or by image (B,)."""
+    index: Index = dialog.index
+    if action.ndim == 1 and np.issubdtype(action.dtype, np.integer):
+        return dialog.show_image(state, action), index.search(index.query_of(action), depth)
+    return dialog.show(state, action), index.search(action, depth)

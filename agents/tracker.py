@@ -1,0 +1,178 @@
+"""Agents that learn: an encoder, a composition model and a memory of the dialog."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from envs.dialog import Observation
+from retrieval.composers import COMPOSERS
+from retrieval.encoders.text import ConvolutionalTextEncoder, RecurrentTextEncoder
+from retrieval.errors import unknown
+from retrieval.index import ExactIndex, Ties
+from retrieval.text import Vocabulary
+
+MEMORIES = ("gru", "none")
+
+
+class DialogTracker(nn.Module):
+    """What all learning agents share: `predict`, and embeddings of a gallery.
+
+    Args:
+        vocabulary: the words it can read, as the environment spells them.
+        feature_dim: size F of the gallery's features.
+        dim: size D of embeddings and queries.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, feature_dim: int, dim: int):
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.feature_dim = feature_dim
+        self.dim = dim
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Images in the space that is searched: features (..., F) to embeddings (..., D)."""
+        raise NotImplementedError
+
+    def respond(
+        self, reference: Tensor, caption: Tensor, memory: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """One turn: embedded references (B, D), token ids (B, L) and memory to a query (B, D)."""
+        raise NotImplementedError
+
+    def asked(self, query: Tensor) -> Tensor:
+        """Queries (B, D) as the index takes them."""
+        return query
+
+    def searched(self, embeddings: Tensor) -> Tensor:
+        """Embeddings (N, D) as the index takes them."""
+        return embeddings
+
+    @torch.inference_mode()
+    def index(self, features: np.ndarray, ties: Ties = "half") -> ExactIndex:
+        """The index of a gallery's features (N, F) in this agent's space."""
+        if features.shape[1] != self.feature_dim:
+            raise ValueError(
+                f"the agent expects features of size {self.feature_dim}, got {features.shape[1]}; "
+                "use the encoder it was trained with"
+            )
+        embeddings = self.embed(torch.from_numpy(np.asarray(features, dtype=np.float32)))
+        return ExactIndex(self.searched(embeddings).numpy(), ties)
+
+    @torch.inference_mode()
+    def predict(
+        self,
+        observation: Observation,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = True,
+    ) -> tuple[np.ndarray, Any]:
+        """Queries (B, D) for `index`, and the memory; see `agents.base.Agent`."""
+        was_training = self.training
+        self.eval()
+        if state is not None and episode_start is not None:
+            state = state * torch.from_numpy(~np.asarray(episode_start))[:, None]
+        reference = self.embed(torch.from_numpy(observation["reference"]))
+        query, memory = self.respond(reference, torch.from_numpy(observation["caption"]), state)
+        self.train(was_training)
+        return self.asked(query).numpy(), memory
+
+
+class TrackerAgent(DialogTracker):
+    r"""A composition model with a GRU over the turns.
+
+    .. math:: x = compose(e(r), text(c)); \quad h' = GRU(x, h); \quad q = norm(x + W h')
+
+    With `memory="none"` the query is the composer's output itself: single-turn retrieval.
+
+    Args:
+        vocabulary, feature_dim, dim: see `DialogTracker`.
+        composer: a name of `retrieval.composers.COMPOSERS`.
+        memory: "gru" or "none".
+        text: "lstm" or "gru", the recurrent cell over words.
+
+    Raises:
+        ValueError: an unknown composer or memory.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        feature_dim: int,
+        dim: int = 256,
+        composer: str = "tirg",
+        memory: str = "gru",
+        text: str = "lstm",
+    ):
+        super().__init__(vocabulary, feature_dim, dim)
+        if composer not in COMPOSERS:
+            raise unknown("composer", composer, COMPOSERS)
+        if memory not in MEMORIES:
+            raise unknown("memory", memory, MEMORIES)
+        self.image = nn.Linear(feature_dim, dim)
+        self.text = RecurrentTextEncoder(len(vocabulary), dim, text)
+        self.composer = COMPOSERS[composer](dim)
+        self.memory = nn.GRUCell(dim, dim) if memory == "gru" else None
+        self.recall = nn.Linear(dim, dim) if memory == "gru" else None
+        self.scale = nn.Parameter(torch.tensor(2.7))  # of the in-batch softmax: exp(2.7) = 15
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Unit-norm embeddings (..., D) of features (..., F)."""
+        return F.normalize(self.image(features), dim=-1)
+
+    def respond(
+        self, reference: Tensor, caption: Tensor, memory: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """One turn; see the class."""
+        composed: Tensor = self.composer(reference, self.text(caption))  # (B, D), unit norm
+        if self.memory is None or self.recall is None:
+            return composed, None
+        memory = self.memory(composed, memory)
+        return F.normalize(composed + self.recall(memory), dim=-1), memory
+
+
+class PublishedTracker(DialogTracker):
+    """The state tracker of the 2018 system, layer by layer.
+
+    Guo et al., "Dialog-based Interactive Image Retrieval", NeurIPS 2018, as released: image
+    Linear, word CNN, sum, Linear, GRU cell without biases, Linear; squared Euclidean distance,
+    nothing normalised. The index ranks by inner product, so queries gain a 1 and embeddings
+    become (2e, -|e|^2): the order is that of the distance.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, feature_dim: int, dim: int = 256):
+        super().__init__(vocabulary, feature_dim, dim)
+        self.image = nn.Linear(feature_dim, dim)
+        self.text = ConvolutionalTextEncoder(len(vocabulary), dim)
+        self.fuse = nn.Linear(dim, dim, bias=False)
+        self.memory = nn.GRUCell(dim, dim, bias=False)
+        self.head = nn.Linear(dim, dim, bias=False)
+        self.scale = nn.Parameter(torch.tensor(0.0))
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Embeddings (..., D), of any norm."""
+        result: Tensor = self.image(features)
+        return result
+
+    def respond(
+        self, reference: Tensor, caption: Tensor, memory: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """One turn: h' = GRU(W(e(r) + text(c)), h), query = W' h'."""
+        memory = self.memory(self.fuse(reference + self.text(caption)), memory)
+        query: Tensor = self.head(memory)
+        return query, memory
+
+    def asked(self, query: Tensor) -> Tensor:
+        """(B, D + 1): the query and a 1."""
+        return torch.cat([query, torch.ones_like(query[:, :1])], dim=-1)
+
+    def searched(self, embeddings: Tensor) -> Tensor:
+        """(N, D + 1): twice the embedding and minus its squared norm."""
+        return torch.cat([2 * embeddings, -embeddings.square().sum(-1, keepdim=True)], dim=-1)
+
+
+AGENTS: dict[str, type[DialogTracker]] = {"tracker": TrackerAgent, "published": PublishedTracker}
