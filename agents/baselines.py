@@ -18,12 +18,12 @@ class RandomAgent:
 
     Args:
         gallery_size: N.
-        seed: of the scores.
+        rng: where the scores come from.
     """
 
-    def __init__(self, gallery_size: int, seed: int = 0):
+    def __init__(self, gallery_size: int, rng: np.random.Generator):
         self.index = ScoreIndex(gallery_size)
-        self._seed = seed
+        self._rng = rng
 
     def predict(
         self,
@@ -32,9 +32,9 @@ class RandomAgent:
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, Any]:
-        """Scores (B, N), and the generator as state."""
-        rng = np.random.default_rng(self._seed) if state is None else state
-        return rng.random((len(observation["turn"]), self.index.size), dtype=np.float32), rng
+        """Scores (B, N)."""
+        size = (len(observation["turn"]), self.index.size)
+        return self._rng.random(size, dtype=np.float32), state
 
 
 class ImageOnlyAgent:
@@ -69,20 +69,20 @@ class OracleAgent:
     Args:
         gallery: of CSS scenes.
         vocabulary: spells the captions.
-        seed: of the choice among equals.
+        rng: for the choice among equals.
 
     Raises:
         ValueError: the gallery is not of CSS scenes.
     """
 
-    def __init__(self, gallery: Gallery, vocabulary: Vocabulary, seed: int = 0):
+    def __init__(self, gallery: Gallery, vocabulary: Vocabulary, rng: np.random.Generator):
         if gallery.attributes is None or not gallery.kind.startswith("css"):
             raise ValueError("the oracle reads captions about CSS scenes; this gallery has none")
         self.index = ScoreIndex(len(gallery))
         self._scenes = gallery.attributes.reshape(-1, 9, 3)
         self._row_of = {row.tobytes(): at for at, row in enumerate(gallery.features)}
         self._vocabulary = vocabulary
-        self._seed = seed
+        self._rng = rng
 
     def predict(
         self,
@@ -92,12 +92,8 @@ class OracleAgent:
         deterministic: bool = True,
     ) -> tuple[np.ndarray, Any]:
         """Scores (B, N): minus the false claims, and less than one for the draw."""
-        dialogs = len(observation["turn"])
-        if state is None:
-            rng = np.random.default_rng(self._seed)
-            state = rng, np.zeros((dialogs, self.index.size), dtype=np.float32)
-        rng, false_claims = state
-        false_claims = false_claims.copy()
+        size = (len(observation["turn"]), self.index.size)
+        false_claims = np.zeros(size, np.float32) if state is None else state.copy()  # (B, N)
         if episode_start is not None:
             false_claims[np.asarray(episode_start)] = 0
         for row, (features, ids) in enumerate(
@@ -109,5 +105,4 @@ class OracleAgent:
                 false_claims[row] += ~claim.holds(self._scenes[on_show], self._scenes)
             if claims and claims[0].kind != "same":  # it is not the one on show, then
                 false_claims[row, on_show] += 1
-        scores = rng.random(false_claims.shape, dtype=np.float32) * 0.5 - false_claims
-        return scores, (rng, false_claims)
+        return self._rng.random(size, dtype=np.float32) * 0.5 - false_claims, false_claims

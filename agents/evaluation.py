@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from agents.base import Agent
-from envs.dialog import Dialog, DialogState
-from retrieval.index import Index
+from envs.actions import ActionMode
+from envs.dialog import Dialog
+from retrieval.index import Ties
 
 
 class Played(NamedTuple):
@@ -56,23 +57,26 @@ def run_dialogs(
     seed: int = 0,
     depth: int = 10,
     batch_size: int = 256,
+    ties: Ties = "half",
 ) -> Played:
     """Play E dialogs to all T turns, also those that have found their target.
 
     Args:
         dialog: the rules; its index serves agents that bring none (`agent.index`).
-        agent: who answers, by queries; an agent whose actions are whole numbers chooses images.
+        agent: who answers; by queries, unless its `mode` says that actions are images or
+            candidates. Its own `index`, if it has one, is searched.
         target: (E,).
         reference: (E,).
         seed: of the users' words.
         depth: K, how many of the best images to note.
         batch_size: dialogs played together.
+        ties: how ranks count ties, for agents that bring their index.
     """
     own = getattr(agent, "index", None)
-    if callable(own):
-        dialog = dialog.with_(index=own(dialog.gallery.features))
-    elif own is not None:
-        dialog = dialog.with_(index=own)
+    if own is not None:
+        index = own(dialog.gallery.features) if callable(own) else own
+        index.ties = ties
+        dialog = dialog.with_(index=index)
     parts = []
     for begin in range(0, len(target), batch_size):
         rows = np.arange(begin, min(begin + batch_size, len(target)))
@@ -96,6 +100,7 @@ def _play(
 ) -> Played:
     """Play the dialogs `rows` together."""
     state = dialog.start(target[rows], reference[rows])
+    mode: ActionMode = getattr(agent, "mode", ActionMode())
     memory = None
     history = [state]
     best = [dialog.index.search(dialog.index.query_of(state.reference), depth)]
@@ -104,11 +109,12 @@ def _play(
         history[-1] = state
         begins = np.full(len(rows), turn == 0)
         action, memory = agent.predict(
-            dialog.observe(state), state=memory, episode_start=begins, deterministic=True
+            mode.observe(dialog, state), state=memory, episode_start=begins, deterministic=True
         )
-        state, found = _answer(dialog, state, np.asarray(action), depth)
+        state = mode.apply(dialog, state, np.asarray(action))
+        asked = action if mode.name == "query" else dialog.index.query_of(state.reference)
         history.append(state)
-        best.append(found)
+        best.append(dialog.index.search(np.asarray(asked), depth))
     return Played(
         np.stack([state.rank for state in history], axis=1),
         np.stack(best, axis=1),
@@ -116,12 +122,3 @@ def _play(
         [list(said) for said in zip(*(state.captions for state in history), strict=True)],
     )
 
-
-def _answer(
-    dialog: Dialog, state: DialogState, action: np.ndarray, depth: int
-) -> tuple[DialogState, np.ndarray]:
-    """Show what an action asks for, by query (B, D) or by image (B,)."""
-    index: Index = dialog.index
-    if action.ndim == 1 and np.issubdtype(action.dtype, np.integer):
-        return dialog.show_image(state, action), index.search(index.query_of(action), depth)
-    return dialog.show(state, action), index.search(action, depth)

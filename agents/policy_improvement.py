@@ -116,8 +116,8 @@ def improve_epoch(
     players = Players(agent, target, short.with_(index=live_index(target, features)))
     for batch in range(how.batches):
         agent.train()
-        state = start_batch(short, agent, features, how.batch_size, rng)
         live = short.with_(index=live_index(agent, features))
+        state = start_batch(live, how.batch_size, rng)
         goal = agent.embed(features[state.target])  # (B, D)
         memory = target_memory = None
         losses, agreed, ranks = [], [], [state.rank]

@@ -332,9 +332,11 @@ def _sign_flipped_sums(sums: Floats, randomisations: int, rng: np.random.Generat
 def counting_bound(gallery_size: int, replies: int, turns: int, k: int) -> list[float]:
     """Bound Recall@K by what t replies can tell apart: `min(1, K F^t / N)` at t = 0..T.
 
+    It bounds the expected recall of agents whose scores do not tie; see `recall_at_k` on ties.
+
     Args:
         gallery_size: N.
-        replies: F, how many different replies the user can give.
+        replies: F, how many different replies the user can give, heard so far or not.
         turns: T.
         k: K.
     """
@@ -344,7 +346,8 @@ def counting_bound(gallery_size: int, replies: int, turns: int, k: int) -> list[
 def indistinguishability_ceiling(attributes: np.ndarray) -> float:
     """Bound the expected Recall@1, whatever the turns: `U / N`.
 
-    U of the N rows differ; a user who speaks of attributes cannot tell equal rows apart.
+    U of the N rows differ; a user who speaks of attributes cannot tell equal rows apart. Holds
+    when equal rows do not tie: two images tied for the first place both count as found.
 
     Args:
         attributes: Attribute values (N, A).

@@ -81,8 +81,8 @@ def pretrain_epoch(
     features = torch.from_numpy(dialog.gallery.features)
     for batch in range(how.batches):
         agent.train()
-        state = start_batch(dialog, agent, features, how.batch_size, rng)
         played = dialog.with_(index=live_index(agent, features), max_turns=how.turns)
+        state = start_batch(played, how.batch_size, rng)
         target = agent.embed(features[state.target])
         memory = None
         losses, ranks = [], [state.rank]
@@ -119,13 +119,11 @@ def supervised_loss(
     return in_batch_softmax(query, target, scale, torch.from_numpy(state.target))
 
 
-def start_batch(
-    dialog: Dialog, agent: DialogTracker, features: Tensor, size: int, rng: np.random.Generator
-) -> DialogState:
-    """B new dialogs under the agent's own index."""
-    pairs = [draw_pair(rng, len(features)) for _ in range(size)]
+def start_batch(dialog: Dialog, size: int, rng: np.random.Generator) -> DialogState:
+    """B new dialogs."""
+    pairs = [draw_pair(rng, len(dialog.gallery)) for _ in range(size)]
     target, reference = np.array(pairs, dtype=np.int64).T
-    return dialog.with_(index=live_index(agent, features)).start(target, reference)
+    return dialog.start(target, reference)
 
 
 @torch.no_grad()

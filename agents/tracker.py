@@ -94,6 +94,7 @@ class TrackerAgent(DialogTracker):
         composer: a name of `retrieval.composers.COMPOSERS`.
         memory: "gru" or "none".
         text: "lstm" or "gru", the recurrent cell over words.
+        text_dim: size of words and of the cell's state.
 
     Raises:
         ValueError: an unknown composer or memory.
@@ -106,7 +107,8 @@ class TrackerAgent(DialogTracker):
         dim: int = 256,
         composer: str = "tirg",
         memory: str = "gru",
-        text: str = "lstm",
+        text: str = "gru",
+        text_dim: int = 128,
     ):
         super().__init__(vocabulary, feature_dim, dim)
         if composer not in COMPOSERS:
@@ -114,7 +116,7 @@ class TrackerAgent(DialogTracker):
         if memory not in MEMORIES:
             raise unknown("memory", memory, MEMORIES)
         self.image = nn.Linear(feature_dim, dim)
-        self.text = RecurrentTextEncoder(len(vocabulary), dim, text)
+        self.text = RecurrentTextEncoder(len(vocabulary), dim, text, text_dim)
         self.composer = COMPOSERS[composer](dim)
         self.memory = nn.GRUCell(dim, dim) if memory == "gru" else None
         self.recall = nn.Linear(dim, dim) if memory == "gru" else None

@@ -70,7 +70,8 @@ def rank_percentile(rank: np.ndarray, gallery_size: int) -> Floats:
 def recall_at_k(rank: np.ndarray, k: int) -> Floats:
     """Tell for each dialog whether the target is in the top K now: `1 if rank < K else 0`.
 
-    Its mean over dialogs is Recall@K at that turn.
+    Its mean over dialogs is Recall@K at that turn. With mid-ranks, tied images are judged by
+    the middle of their group: up to 2K images tied for the first place all count as found.
     """
     return (np.asarray(rank) < k).astype(np.float64)
 

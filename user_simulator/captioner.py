@@ -37,6 +37,8 @@ class _Look(nn.Module):
         self.ask = nn.Linear(size, size)
         self.key = nn.Linear(size, size)
         self.value = nn.Linear(size, size)
+        for layer in (self.ask, self.key):
+            nn.init.xavier_uniform_(layer.weight, gain=2.0)  # looks that are sharp from the start
         self.think = nn.Sequential(nn.Linear(size, 2 * size), nn.ReLU(), nn.Linear(2 * size, size))
 
     def memory(self, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,8 +101,10 @@ class RelativeCaptioner(nn.Module):
         }
         self.word = nn.Embedding(len(vocabulary), hidden_size // 2)
         self.begin = nn.Linear(2 * vector_dim, 2 * hidden_size)
+        self.register_buffer("grid_mean", torch.zeros(grid_dim))
+        self.register_buffer("grid_std", torch.ones(grid_dim))
         self.compare = nn.Linear(2 * grid_dim, hidden_size, bias=False)
-        self.place = nn.Parameter(torch.randn(places, hidden_size) * 0.1)
+        self.place = nn.Parameter(torch.randn(places, hidden_size))
         self.lstm = nn.LSTM(hidden_size // 2, hidden_size, batch_first=True)
         self.looks = nn.ModuleList([_Look(hidden_size), _Look(hidden_size)])
         self.speak = nn.Sequential(
@@ -109,8 +113,14 @@ class RelativeCaptioner(nn.Module):
             nn.Linear(hidden_size, len(vocabulary)),
         )
 
+    def standardize(self, grids: Tensor) -> None:
+        """Take the channels' mean and spread from a train gallery's grids (N, G, C)."""
+        self.grid_mean.copy_(grids.mean((0, 1)))
+        self.grid_std.copy_(grids.std((0, 1)).clamp(min=1e-6))
+
     def tables(self, vectors: Tensor, grids: Tensor) -> ImageTables:
         """Split the linear maps of [t, t - r] by image: vectors (N, F), grids (N, G, C)."""
+        grids = (grids - self.grid_mean) / self.grid_std
         first, second = self.compare.weight.chunk(2, dim=1)  # of t and of t - r
         start, change = self.begin.weight.chunk(2, dim=1)
         return ImageTables(

@@ -48,6 +48,7 @@ def fit_captioner(
     ).train()
     vectors = torch.from_numpy(gallery.features)
     grids = torch.from_numpy(gallery.grids.astype(np.float32))
+    model.standardize(grids)
     words = torch.from_numpy(with_end(vocabulary, [triplet.caption for triplet in triplets]))
     pairs = torch.tensor([(triplet.reference, triplet.target) for triplet in triplets])
 

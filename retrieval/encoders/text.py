@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from retrieval.errors import unknown
 from retrieval.text import PADDING
 
 
@@ -17,15 +18,23 @@ class RecurrentTextEncoder(nn.Module):
 
     Args:
         words: size V of the vocabulary.
-        dim: size D of words, state and output.
+        dim: size D of the output.
         cell: "lstm" or "gru".
+        size: of words and state; D (as published) when absent.
+
+    Raises:
+        ValueError: an unknown cell.
     """
 
-    def __init__(self, words: int, dim: int, cell: str = "lstm"):
+    def __init__(self, words: int, dim: int, cell: str = "lstm", size: int | None = None):
         super().__init__()
-        self.embedding = nn.Embedding(words, dim)
-        self.recurrent = {"lstm": nn.LSTM, "gru": nn.GRU}[cell](dim, dim, batch_first=True)
-        self.output = nn.Sequential(nn.Dropout(0.1), nn.Linear(dim, dim))
+        cells: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+        if cell not in cells:
+            raise unknown("text cell", cell, cells)
+        size = size or dim
+        self.embedding = nn.Embedding(words, size)
+        self.recurrent = cells[cell](size, size, batch_first=True)
+        self.output = nn.Sequential(nn.Dropout(0.1), nn.Linear(size, dim))
 
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors (B, D) of token ids (B, L)."""

@@ -223,7 +223,7 @@ def _thing(codes: tuple[int, int, int], chance: _Chance, nouns: tuple[tuple[str,
 
 def _noun(shape: int, chance: _Chance, nouns: tuple[tuple[str, ...], ...]) -> str:
     words = nouns[shape - 1] if shape else ANY_NOUN
-    return chance.pick(words, [3.0, 1.0, 0.5, 0.5][: len(words)])
+    return chance.pick(words, [3.0, 1.0][: len(words)])
 
 
 def _partial(codes: tuple[int, int, int], chance: _Chance) -> tuple[int, int, int]:

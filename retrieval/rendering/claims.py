@@ -18,14 +18,14 @@ from retrieval.rendering.scenes import CELLS, COLOR, COLOR_NAMES, SHAPE, SIZE
 
 # What people call things. The first word is the commonest.
 NOUNS = {
-    "3d": (("cube", "box", "block"), ("ball", "sphere"), ("cylinder", "drum")),
-    "2d": (("square", "rectangle"), ("circle", "diamond", "disc"), ("triangle",)),
+    "3d": (("cube", "box"), ("ball", "sphere"), ("cylinder",)),
+    "2d": (("square", "rectangle"), ("circle", "diamond"), ("triangle",)),
 }
-ANY_NOUN = ("object", "thing", "one", "shape")
-SIZE_WORDS = (("small", "little", "tiny"), ("large", "big"))
+ANY_NOUN = ("object", "thing")
+SIZE_WORDS = (("small", "little"), ("large", "big"))
 COUNT_WORDS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_ROWS = (("top", "upper", "back"), ("middle",), ("bottom", "lower", "front"))
-_COLUMNS = (("left",), ("center", "middle"), ("right",))
+_ROWS = (("top", "back"), ("middle",), ("bottom", "front"))
+_COLUMNS = (("left",), ("center",), ("right",))
 
 
 def _place_words() -> dict[str, frozenset[int]]:
@@ -40,8 +40,8 @@ def _place_words() -> dict[str, frozenset[int]]:
             words[f"{high} row"] = frozenset(range(row * 3, row * 3 + 3))
     for column in range(3):
         words[f"{_COLUMNS[column][0]} column"] = frozenset(range(column, CELLS, 3))
-    del words["middle middle"], words["center column"]
-    words["middle center"] = words["center"] = words["very middle"] = frozenset([4])
+    del words["middle center"]
+    words["center"] = words["very middle"] = frozenset([4])
     return words
 
 

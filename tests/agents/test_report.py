@@ -16,6 +16,7 @@ from agents.report import (
     COMPARED_METRICS,
     MEAN_METRICS,
     METRICS,
+    Comparison,
     Limit,
     compare,
     counting_bound,
@@ -31,6 +32,8 @@ from agents.report import (
 from retrieval.metrics import rank_of, recall_at_k, reciprocal_rank
 
 SIZE = 40  # gallery
+Rng = np.random.Generator
+Tables = dict[str, np.ndarray]
 
 
 @pytest.fixture
@@ -39,7 +42,7 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture
-def ranks(rng: np.random.Generator) -> dict[str, np.ndarray]:
+def ranks(rng: Rng) -> Tables:
     return {
         "guess": rng.integers(SIZE, size=(60, 4)).astype(float),
         "learned": np.floor(rng.integers(SIZE, size=(60, 4)) / [1, 2, 4, 8]),
@@ -49,7 +52,7 @@ def ranks(rng: np.random.Generator) -> dict[str, np.ndarray]:
 # numbers
 
 
-def test_summary_by_hand(rng: np.random.Generator) -> None:
+def test_summary_by_hand(rng: Rng) -> None:
     table = np.array([[3.0, 0.0], [0.0, 7.0], [10.0, 0.5], [5.0, 2.0]])
     summary = summarise({"a": table}, 11, rng=rng, bootstrap=10)
     found = summary["agents"]["a"]
@@ -68,7 +71,7 @@ def test_summary_by_hand(rng: np.random.Generator) -> None:
     assert (summary["dialogs"], summary["clusters"], summary["gallery_size"]) == (4, 4, 11)
 
 
-def test_summary_is_plain_json_with_the_agreed_shape(rng, ranks) -> None:
+def test_summary_is_plain_json_with_the_agreed_shape(rng: Rng, ranks: Tables) -> None:
     summary = summarise(ranks, SIZE, rng=rng, bootstrap=50)
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
     for name in ranks:
@@ -81,14 +84,14 @@ def test_summary_is_plain_json_with_the_agreed_shape(rng, ranks) -> None:
             assert all(type(value) is float for value in [*values, *interval["low"]])
 
 
-def test_same_seed_same_numbers(ranks) -> None:
+def test_same_seed_same_numbers(ranks: Tables) -> None:
     first, second = (
         summarise(ranks, SIZE, rng=np.random.default_rng(5), bootstrap=50) for _ in range(2)
     )
     assert first == second
 
 
-def test_interval_matches_the_normal_one_and_shrinks(rng: np.random.Generator) -> None:
+def test_interval_matches_the_normal_one_and_shrinks(rng: Rng) -> None:
     widths = []
     for dialogs in (100, 1600):
         table = rng.integers(SIZE, size=(dialogs, 1)).astype(float)
@@ -100,7 +103,7 @@ def test_interval_matches_the_normal_one_and_shrinks(rng: np.random.Generator) -
     assert widths[1] < widths[0] / 3
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says(rng: np.random.Generator) -> None:
+def test_interval_covers_the_truth_about_as_often_as_it_says(rng: Rng) -> None:
     # each turn is a data set of its own: 300 data sets of 80 dialogs
     table = rng.integers(SIZE, size=(80, 300)).astype(float)
     interval = summarise({"a": table}, SIZE, rng=rng, bootstrap=500)["intervals"]["a"]["percentile"]
@@ -108,7 +111,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says(rng: np.random.Gene
     assert 0.90 <= covered.mean() <= 0.985
 
 
-def test_copies_of_a_dialog_in_one_cluster_add_no_certainty(rng: np.random.Generator) -> None:
+def test_copies_of_a_dialog_in_one_cluster_add_no_certainty(rng: Rng) -> None:
     table = rng.integers(SIZE, size=(50, 2)).astype(float)
     shuffled = rng.permutation(200)
     pooled = np.repeat(table, 4, axis=0)[shuffled]
@@ -152,12 +155,12 @@ def test_clusters_of_unequal_size_weigh_dialogs_not_clusters() -> None:
         ({"a": np.full((3, 2), 40)}, r"must lie in \[0, 39\]"),
     ],
 )
-def test_tables_that_make_no_sense_are_refused(bad: dict, message: str, rng) -> None:
+def test_tables_that_make_no_sense_are_refused(bad: Tables, message: str, rng: Rng) -> None:
     with pytest.raises(ValueError, match=message):
         summarise(bad, SIZE, rng=rng)
 
 
-def test_one_label_per_dialog_is_needed(ranks, rng) -> None:
+def test_one_label_per_dialog_is_needed(ranks: Tables, rng: Rng) -> None:
     with pytest.raises(ValueError, match="one label per dialog"):
         summarise(ranks, SIZE, rng=rng, clusters=np.arange(3))
 
@@ -165,7 +168,7 @@ def test_one_label_per_dialog_is_needed(ranks, rng) -> None:
 # comparisons
 
 
-def test_identical_agents_do_not_differ(rng, ranks) -> None:
+def test_identical_agents_do_not_differ(rng: Rng, ranks: Tables) -> None:
     twins = {"a": ranks["learned"], "b": ranks["learned"].copy()}
     rows = compare(twins, SIZE, rng=rng, bootstrap=300, randomisations=300)
     assert len(rows) == len(COMPARED_METRICS) * 4
@@ -174,7 +177,7 @@ def test_identical_agents_do_not_differ(rng, ranks) -> None:
         assert row["p"] == row["p_holm"] == 1.0
 
 
-def test_differences_are_those_of_the_summary_for_every_pair(rng, ranks) -> None:
+def test_differences_are_those_of_the_summary_for_every_pair(rng: Rng, ranks: Tables) -> None:
     three = {**ranks, "best": np.zeros((60, 4))}
     agents = summarise(three, SIZE, rng=rng, bootstrap=10)["agents"]
     rows = compare(three, SIZE, rng=rng, bootstrap=200, randomisations=200)
@@ -192,7 +195,7 @@ def test_differences_are_those_of_the_summary_for_every_pair(rng, ranks) -> None
     assert json.loads(json.dumps(rows, allow_nan=False)) == rows
 
 
-def test_p_is_close_to_that_of_all_sign_flips(rng: np.random.Generator) -> None:
+def test_p_is_close_to_that_of_all_sign_flips(rng: Rng) -> None:
     a, b = (rng.integers(size, size=(10, 1)).astype(float) for size in (SIZE, SIZE // 2))
     rows = compare({"a": a, "b": b}, SIZE, rng=rng, randomisations=20_000)
     for metric, difference in (
@@ -207,8 +210,10 @@ def test_p_is_close_to_that_of_all_sign_flips(rng: np.random.Generator) -> None:
         assert row["p"] == pytest.approx(as_large / 2**10, abs=0.015)
 
 
-def test_a_clear_difference_is_found_and_clusters_make_it_less_clear(rng, ranks) -> None:
-    def last_turn(clusters: np.ndarray | None):
+def test_a_clear_difference_is_found_and_clusters_make_it_less_clear(
+    rng: Rng, ranks: Tables
+) -> None:
+    def last_turn(clusters: np.ndarray | None) -> Comparison:
         rows = compare(ranks, SIZE, [("learned", "guess")], rng=rng, clusters=clusters)
         (row,) = [row for row in rows if (row["metric"], row["turn"]) == ("percentile", 3)]
         return row
@@ -220,7 +225,7 @@ def test_a_clear_difference_is_found_and_clusters_make_it_less_clear(rng, ranks)
     assert pooled["difference"] == alone["difference"]
 
 
-def test_unknown_agents_are_named(rng, ranks) -> None:
+def test_unknown_agents_are_named(rng: Rng, ranks: Tables) -> None:
     with pytest.raises(ValueError, match=r"unknown agent 'gues'\. Known: guess, learned"):
         compare(ranks, SIZE, [("gues", "learned")], rng=rng)
 
@@ -249,7 +254,9 @@ def test_indistinguishability_ceiling_by_hand() -> None:
 # files
 
 
-def world(rng: np.random.Generator, levels: int | None = None):
+def world(
+    rng: Rng, levels: int | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Full-depth offers of 12 dialogs with 3 turns over 25 images, some with spaces."""
     shape = (12, 3, 25)
     scores = rng.normal(size=shape) if levels is None else rng.integers(levels, size=shape) / 8
@@ -259,7 +266,7 @@ def world(rng: np.random.Generator, levels: int | None = None):
 
 
 @pytest.mark.parametrize("suffix", [".run", ".run.gz"])
-def test_run_files_score_the_same_in_ir_measures(suffix: str, rng, tmp_path: Path) -> None:
+def test_run_files_score_the_same_in_ir_measures(suffix: str, rng: Rng, tmp_path: Path) -> None:
     scores, candidates, candidate_scores, names = world(rng)
     target = rng.integers(25, size=12)
     query_ids = np.arange(12) * 3 + 5
@@ -286,7 +293,7 @@ def test_run_files_score_the_same_in_ir_measures(suffix: str, rng, tmp_path: Pat
             np.testing.assert_allclose(theirs, ours, err_msg=f"{name} at turn {t}")
 
 
-def test_ties_in_a_run_file_follow_the_order_offered(rng, tmp_path: Path) -> None:
+def test_ties_in_a_run_file_follow_the_order_offered(rng: Rng, tmp_path: Path) -> None:
     _, candidates, candidate_scores, names = world(rng, levels=3)
     candidate_scores[0, 0] = 0.0
     path = tmp_path / "ties.run"
@@ -313,7 +320,7 @@ def test_ties_in_a_run_file_follow_the_order_offered(rng, tmp_path: Path) -> Non
     assert results[RR] == pytest.approx(1 / 8)
 
 
-def test_the_same_run_is_the_same_bytes(rng, tmp_path: Path) -> None:
+def test_the_same_run_is_the_same_bytes(rng: Rng, tmp_path: Path) -> None:
     _, candidates, candidate_scores, names = world(rng)
     for name in ("one.gz", "two.gz"):
         write_run(tmp_path / name, "a", range(12), candidates, candidate_scores, names)
@@ -322,7 +329,7 @@ def test_the_same_run_is_the_same_bytes(rng, tmp_path: Path) -> None:
     assert first.startswith("q0#t0 Q0 ") and "%20" not in first.split()[0]
 
 
-def test_runs_that_make_no_sense_are_refused_and_leave_nothing(rng, tmp_path: Path) -> None:
+def test_runs_that_make_no_sense_are_refused_and_leave_nothing(rng: Rng, tmp_path: Path) -> None:
     _, candidates, candidate_scores, names = world(rng)
     with pytest.raises(ValueError, match=r"came \(11,\)"):
         write_run(tmp_path / "a", "a", range(11), candidates, candidate_scores, names)
@@ -332,7 +339,7 @@ def test_runs_that_make_no_sense_are_refused_and_leave_nothing(rng, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_csv_holds_every_number(rng, ranks, tmp_path: Path) -> None:
+def test_csv_holds_every_number(rng: Rng, ranks: Tables, tmp_path: Path) -> None:
     summary = summarise(ranks, SIZE, rng=rng, bootstrap=50)
     write_csv(tmp_path / "summary.csv", summary)
     with (tmp_path / "summary.csv").open(newline="") as file:
@@ -348,7 +355,7 @@ def test_csv_holds_every_number(rng, ranks, tmp_path: Path) -> None:
             assert float(row["high"]) == summary["intervals"][name][metric]["high"][turn]
 
 
-def test_table_shows_every_agent_in_every_block(rng, ranks) -> None:
+def test_table_shows_every_agent_in_every_block(rng: Rng, ranks: Tables) -> None:
     summary = summarise(ranks, SIZE, rng=rng, bootstrap=50)
     blocks = format_table(summary, metrics=("recall@10", "median_rank", "bri")).split("\n\n")
     assert blocks[0] == "60 dialogs, gallery of 40 images"
@@ -361,7 +368,7 @@ def test_table_shows_every_agent_in_every_block(rng, ranks) -> None:
     assert shown == pytest.approx(summary["agents"]["learned"]["recall@10"], abs=5e-4)
 
 
-def test_plot_draws_a_picture_that_limits_change(rng, ranks, tmp_path: Path) -> None:
+def test_plot_draws_a_picture_that_limits_change(rng: Rng, ranks: Tables, tmp_path: Path) -> None:
     summary = summarise(ranks, SIZE, rng=rng, bootstrap=50)
     limits = [
         Limit("counting bound", f"recall@{k}", counting_bound(SIZE, 3, 3, k)) for k in (1, 10)

@@ -1,6 +1,7 @@
 """Metrics against slow loops and pencil and paper."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def rng() -> np.random.Generator:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_rank_equals_a_slow_count(rng: np.random.Generator, dtype: type) -> None:
-    scores = rng.integers(0, 6, size=(20, 15)).astype(dtype)  # few values: many ties
+    scores: np.ndarray = rng.integers(0, 6, size=(20, 15)).astype(dtype)  # few values: many ties
     target = rng.integers(15, size=20)
     half, optimistic = rank_of(scores, target), rank_of(scores, target, ties="optimistic")
     for b in range(20):
@@ -82,6 +83,13 @@ def test_recall_and_reciprocal_rank_by_hand() -> None:
     assert reciprocal_rank(np.array([0, 1, 0.5, 3])).tolist() == [1, 1 / 2, 1 / 1.5, 1 / 4]
 
 
+@pytest.mark.parametrize(("tied", "found"), [(1, 1), (2, 1), (6, 1), (7, 0)])
+def test_recall_judges_a_tied_group_by_its_middle(tied: int, found: int) -> None:
+    scores = np.array([[1.0] * tied + [0.0] * 9])
+    k = 1 if tied <= 2 else 3
+    assert recall_at_k(rank_of(scores, np.array([0])), k).tolist() == [found]
+
+
 def test_success_remembers_recall_does_not(rng: np.random.Generator) -> None:
     assert success_by_turn(RANKS, 1).tolist() == [[0, 1, 1, 1], [0, 0, 0, 0]]
     ranks = rng.integers(0, 20, size=(30, 6)).astype(float)
@@ -104,8 +112,10 @@ def test_best_log_rank_integral_is_the_trapezoid_area(rng: np.random.Generator) 
     for e in range(12):
         logs = [math.log(1 + min(ranks[e, : t + 1])) for t in range(7)]
         assert found[e, 0] == pytest.approx(logs[0])
+        area = 0.0
         for t in range(1, 7):
-            assert found[e, t] == pytest.approx(np.trapezoid(logs[: t + 1]) / t)
+            area += (logs[t - 1] + logs[t]) / 2
+            assert found[e, t] == pytest.approx(area / t)
 
 
 def test_best_log_rank_integral_at_its_ends() -> None:
@@ -114,7 +124,7 @@ def test_best_log_rank_integral_at_its_ends() -> None:
     np.testing.assert_allclose(best_log_rank_integral(np.array([[4]])), [[math.log(5)]])
 
 
-def test_atomic_write_replaces_on_success_and_leaves_no_trace_on_failure(tmp_path) -> None:
+def test_atomic_write_replaces_on_success_and_leaves_no_trace_on_failure(tmp_path: Path) -> None:
     path = tmp_path / "new" / "ranks.npz"
     with atomic_write(path) as temporary:
         assert temporary.parent == path.parent and temporary.suffix == ".npz"

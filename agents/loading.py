@@ -1,0 +1,78 @@
+"""Agents by name: built-in, checkpoint, Stable-Baselines3 zip, or anyone's own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from agents.base import Agent
+from agents.baselines import ImageOnlyAgent, OracleAgent, RandomAgent
+from agents.checkpoints import load_checkpoint
+from envs.dialog import Dialog
+from retrieval.errors import unknown
+
+BUILT_IN = ("random", "image-only", "oracle")
+
+
+def named(given: str) -> tuple[str, str]:
+    """Name and specification of `name=specification`, or of a specification alone."""
+    name, equals, specification = given.partition("=")
+    if equals:
+        return name, specification
+    path = Path(given)
+    return (path.stem if path.suffix in (".pt", ".zip") else given), given
+
+
+def load_agent(specification: str, dialog: Dialog, seed: int = 0) -> Agent:
+    """The agent that a specification stands for.
+
+    Args:
+        specification: "random", "image-only", "oracle", a `.pt` checkpoint, a `.zip` of
+            Stable-Baselines3, or `module:attribute`: an object with `predict`, or a class or
+            function that makes one from the dialog.
+        dialog: what it will play; its gallery and vocabulary must fit.
+        seed: of agents that draw.
+
+    Raises:
+        ValueError: unknown, or of another vocabulary or feature size.
+        FileNotFoundError: no such checkpoint.
+    """
+    rng = np.random.default_rng([seed, 13])
+    if specification == "random":
+        return RandomAgent(len(dialog.gallery), rng)
+    if specification == "image-only":
+        return ImageOnlyAgent(dialog.gallery)
+    if specification == "oracle":
+        return OracleAgent(dialog.gallery, dialog.vocabulary, rng)
+    path = Path(specification)
+    if path.suffix == ".pt":
+        agent = load_checkpoint(path, dialog.vocabulary).agent
+        agent.index(dialog.gallery.features[:2])  # refuses features of another size now
+        return agent
+    if path.suffix == ".zip":
+        if not path.is_file():
+            raise FileNotFoundError(f"no saved model at {path}")
+        from agents.sb3 import load_sb3
+
+        return load_sb3(path, len(dialog.gallery))
+    if ":" in specification:
+        return _imported(specification, dialog)
+    raise unknown("agent", specification, [*BUILT_IN, "a .pt or .zip file", "module:attribute"])
+
+
+def _imported(specification: str, dialog: Dialog) -> Agent:
+    module_name, _, attribute = specification.partition(":")
+    sys.path.insert(0, str(Path.cwd()))  # one's own agent usually lies where one works
+    try:
+        found = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot import agent {specification!r}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    agent = found if hasattr(found, "predict") and not isinstance(found, type) else found(dialog)
+    if not hasattr(agent, "predict"):
+        raise ValueError(f"{specification!r} has no predict(); expected Stable-Baselines3's")
+    return agent  # type: ignore[no-any-return]

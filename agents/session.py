@@ -1,0 +1,184 @@
+"""Run epochs of training: progress, TensorBoard, evaluation, checkpoints, resume."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from agents.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
+from agents.evaluation import Played, evaluation_pairs, run_dialogs
+from agents.supervised import Step
+from agents.tracker import DialogTracker
+from envs.dialog import Dialog
+from retrieval.files import atomic_write
+from retrieval.metrics import rank_percentile, recall_at_k
+from retrieval.text import Vocabulary
+
+PlayEpoch = Callable[[int], Iterator[Step]]
+
+
+def saved_epochs(folder: Path, prefix: str) -> dict[int, Path]:
+    """The checkpoints `{prefix}-{epoch}.pt` of a folder."""
+    pattern = re.compile(rf"{re.escape(prefix)}-(\d+)\.pt")
+    found = {}
+    for path in folder.glob(f"{prefix}-*.pt"):
+        if match := pattern.fullmatch(path.name):
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def starting_point(
+    folder: Path, prefix: str, resume: bool, overwrite: bool, vocabulary: Vocabulary
+) -> Checkpoint | None:
+    """The checkpoint to go on from, or None for a new run.
+
+    Raises:
+        ValueError: the folder holds checkpoints and neither `resume` nor `overwrite` was
+            asked for, or `resume` finds none.
+    """
+    saved = saved_epochs(folder, prefix)
+    if resume:
+        if not saved:
+            raise ValueError(f"nothing to resume: {folder} holds no {prefix}-*.pt; start without")
+        return load_checkpoint(list(saved.values())[-1], vocabulary)
+    if saved and not overwrite:
+        raise ValueError(
+            f"{folder} already holds {list(saved.values())[-1].name}; go on with --resume, start "
+            "anew with --overwrite, or choose another --model-folder"
+        )
+    for path in saved.values():
+        path.unlink()
+    return None
+
+
+def run_epochs(
+    prefix: str,
+    agent: DialogTracker,
+    spec: dict[str, Any],
+    optimizer: torch.optim.Optimizer,
+    play_epoch: PlayEpoch,
+    epochs: range,
+    batches: int,
+    folder: Path,
+    arguments: Any,
+    test: Dialog | None,
+    log_interval: int = 50,
+    test_pairs: int = 512,
+) -> None:
+    """Train for some epochs, saving `{prefix}-{epoch}.pt` after each.
+
+    Args:
+        prefix: "sl" or "rl".
+        agent: trained in place.
+        spec: what `make_agent` needs to make it again.
+        optimizer: saved with it.
+        play_epoch: gives an epoch's steps.
+        epochs: their numbers, from the first one not yet done.
+        batches: per epoch, for the progress bar.
+        folder: receives checkpoints, `{prefix}-metrics.json` and TensorBoard's `logs`.
+        arguments: the command's, kept in the checkpoints.
+        test: held-out dialogs played after each epoch, or None.
+        log_interval: batches between two scalars.
+        test_pairs: how many of them.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    log = _load_log(folder / f"{prefix}-metrics.json", epochs.start)
+    with SummaryWriter(str(folder / "logs" / prefix), purge_step=epochs.start * batches) as writer:
+        for epoch in epochs:
+            recent: list[Step] = []
+            bar = tqdm(
+                play_epoch(epoch), total=batches, desc=f"{prefix} epoch {epoch}", unit="batch",
+                file=sys.stderr, mininterval=1.0,
+            )  # fmt: skip
+            for step in bar:
+                recent = [*recent, step][-log_interval:]
+                if step.batch % log_interval == 0:
+                    _log_step(writer, recent, epoch * batches + step.batch, agent)
+                    bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
+            agent.eval()
+            numbers: dict[str, Any] = {"epoch": epoch}
+            numbers["train_loss"] = float(np.mean([step.loss for step in recent]))
+            if test is not None:
+                played = evaluate(agent, test, test_pairs)
+                numbers |= _log_test(writer, played, len(test.gallery), (epoch + 1) * batches)
+                _log_dialogs(writer, played, test, test_pairs, (epoch + 1) * batches)
+                print(_line(prefix, numbers), file=sys.stderr)
+            log.append(numbers)
+            save_checkpoint(
+                folder / f"{prefix}-{epoch}.pt", agent, spec, epoch, optimizer, arguments
+            )
+            with atomic_write(folder / f"{prefix}-metrics.json") as temporary:
+                temporary.write_text(json.dumps(log, indent=1))
+
+
+def evaluate(agent: DialogTracker, dialog: Dialog, pairs: int, seed: int = 12345) -> Played:
+    """Play the fixed held-out dialogs that training is watched on."""
+    target, reference = evaluation_pairs(len(dialog.gallery), pairs, seed)
+    return run_dialogs(dialog, agent, target, reference, seed, depth=1)
+
+
+def _load_log(path: Path, first: int) -> list[dict[str, Any]]:
+    """The numbers of the epochs before the first one to come."""
+    if first == 0 or not path.is_file():
+        return []
+    return [numbers for numbers in json.loads(path.read_text()) if numbers["epoch"] < first]
+
+
+def _log_step(writer: Any, steps: list[Step], at: int, agent: DialogTracker) -> None:
+    size = np.concatenate([step.ranks for step in steps])
+    writer.add_scalar("train/loss", np.mean([step.loss for step in steps]), at)
+    writer.add_scalar("train/scale", agent.get_parameter("scale").exp().item(), at)
+    for turn in range(size.shape[1]):
+        writer.add_scalar(f"train/median_rank/turn_{turn}", np.median(size[:, turn]), at)
+    for name in steps[-1].parts:
+        writer.add_scalar(f"train/{name}", np.mean([step.parts[name] for step in steps]), at)
+
+
+def _log_test(writer: Any, played: Played, size: int, at: int) -> dict[str, list[float]]:
+    numbers = {"percentile": rank_percentile(played.ranks, size).mean(0).tolist()}
+    for k in (1, 5, 10):
+        numbers[f"recall@{k}"] = recall_at_k(played.ranks, k).mean(0).tolist()
+    for name, by_turn in numbers.items():
+        for turn, value in enumerate(by_turn):
+            writer.add_scalar(f"test/{name}/turn_{turn}", value, at)
+    return numbers
+
+
+def _log_dialogs(writer: Any, played: Played, dialog: Dialog, pairs: int, at: int) -> None:
+    """The first few dialogs as pictures."""
+    if dialog.gallery.pictures is None:
+        return
+    from envs.drawing import draw_dialog
+
+    target, _ = evaluation_pairs(len(dialog.gallery), pairs, 12345)
+    pictures = dialog.gallery.pictures
+    for row in range(min(3, len(target))):
+        strip = draw_dialog(
+            [pictures[image] for image in played.shown[row]],
+            played.captions[row],
+            pictures[target[row]],
+            played.ranks[row].tolist(),
+            len(dialog.gallery),
+            dialog.max_turns,
+            (played.shown[row] == target[row]).tolist(),
+        )
+        writer.add_image(f"dialog/{row}", strip, at, dataformats="HWC")
+
+
+def _line(prefix: str, numbers: dict[str, Any]) -> str:
+    percentile = " ".join(f"{100 * value:.1f}" for value in numbers["percentile"])
+    recall = " ".join(f"{100 * value:.1f}" for value in numbers["recall@1"])
+    return (
+        f"{prefix}-{numbers['epoch']}: loss {numbers['train_loss']:.3f} | "
+        f"percentile by turn {percentile} | Recall@1 {recall}"
+    )

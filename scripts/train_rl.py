@@ -1,0 +1,115 @@
+"""Improve an agent's policy: train_rl --pretrained-model="models/sl-10.pt" --top-k=4"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from scripts.common import DialogArgs, dialog_of, run
+
+
+@dataclass(frozen=True)
+class Args(DialogArgs):
+    """Policy improvement by look-ahead; saves `rl-{epoch}.pt` after each epoch."""
+
+    pretrained_model: Path = Path("models/sl-12.pt")
+    """The supervised checkpoint to start from."""
+    improvement: str = "improved"
+    """`improved`, or `published` (the form of the 2018 system)."""
+    lr: float = 1e-4
+    """Adam's learning rate."""
+    top_k: int = 4
+    """Candidates that are looked ahead from (K)."""
+    tau: float = 1.0
+    """Temperature of the published softmax."""
+    neg_num: int = 5
+    """Random negatives of the published softmax."""
+    rollouts: int = 1
+    """Roll-outs per candidate; more than one pays with users who sample or slip."""
+    weight: float = 0.3
+    """Weight of the improved policy loss beside the supervised loss."""
+    loss: str | None = None
+    """Supervised loss that stays on: `in_batch` or `triplet`; by default the start's own."""
+    triplet_margin: float = 0.1
+    """Of the triplet loss."""
+    batch_size: int = 8
+    """Dialogs advanced together (B)."""
+    dialogs_per_epoch: int = 10_000
+    """Dialogs in an epoch; each costs about 65 captions with K = 4 and 5 turns."""
+    epochs: int = 20
+    """Epochs in all."""
+    train_turns: int = 5
+    """Turns of training dialogs (T)."""
+    test_turns: int = 5
+    """Turns of test dialogs."""
+    test_batch_size: int = 128
+    """Kept for the original's command line; test dialogs are played 256 at a time."""
+    test_pairs: int = 512
+    """Held-out dialogs played after each epoch; 0 plays none."""
+    seed: int = 7771
+    """Fixes the dialogs and the users' words."""
+    log_interval: int = 10
+    """Batches between two TensorBoard points."""
+    model_folder: Annotated[Path, tyro.conf.arg(aliases=["--save-folder"])] = Path("models/")
+    """Receives checkpoints, `rl-metrics.json` and TensorBoard's `logs`."""
+    resume: bool = False
+    """Go on from the last checkpoint in the folder, to the same numbers."""
+    overwrite: bool = False
+    """Start anew where the folder already holds checkpoints."""
+
+
+def main() -> None:
+    args = tyro.cli(Args, description=__doc__)
+    run(lambda: train(args))
+
+
+def train(args: Args) -> None:
+    """Train as the arguments say."""
+    from collections.abc import Iterator
+
+    import torch
+
+    from agents.checkpoints import load_checkpoint
+    from agents.policy_improvement import Improvement, freeze_images, improve_epoch, target_copy
+    from agents.session import run_epochs, starting_point
+    from agents.supervised import Step, Training
+
+    policy = Improvement(
+        args.improvement, args.top_k, args.tau, args.neg_num, args.rollouts, args.weight
+    )
+    dialog = dialog_of(args, "train", args.train_turns)
+    start = load_checkpoint(args.pretrained_model, dialog.vocabulary)
+    loss = args.loss or start.arguments.get("loss") or "in_batch"
+    how = Training(
+        args.batch_size, args.dialogs_per_epoch, args.train_turns, str(loss),
+        args.triplet_margin, args.seed,
+    )  # fmt: skip
+    done = starting_point(args.model_folder, "rl", args.resume, args.overwrite, dialog.vocabulary)
+    agent = done.agent if done else start.agent
+    published_target = target_copy(load_checkpoint(args.pretrained_model).agent)
+    if policy.form == "published":
+        freeze_images(agent)
+    trained = [parameter for parameter in agent.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=args.lr)
+    if done is not None:
+        optimizer.load_state_dict(done.optimizer)
+
+    def play_epoch(epoch: int) -> Iterator[Step]:
+        target = published_target if policy.form == "published" else target_copy(agent)
+        return improve_epoch(agent, target, dialog, optimizer, epoch, how, policy)
+
+    run_epochs(
+        "rl", agent, start.spec, optimizer, play_epoch,
+        range(done.epoch + 1 if done else 0, args.epochs), how.batches,
+        args.model_folder, args,
+        dialog_of(args, "test", args.test_turns) if args.test_pairs else None,
+        args.log_interval, args.test_pairs,
+    )  # fmt: skip
+    print(f"agents in {args.model_folder}: rl-0.pt ... rl-{args.epochs - 1}.pt")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Train the captioner of a data set and report how well it plays the user."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.datasets import css
+from retrieval.files import atomic_write
+from retrieval.gallery import Gallery, Triplet
+from retrieval.preparation import default_root, prepare_apart
+from user_simulator.captioner import NeuralUser, RelativeCaptioner
+from user_simulator.listening import SceneListener
+from user_simulator.metrics import caption_report
+from user_simulator.training import fit_captioner
+
+
+def train_and_report(
+    root: Path | None,
+    look: str,
+    encoder: str,
+    path: Path,
+    epochs: int = 6,
+    batch_size: int = 256,
+    learning_rate: float = 4e-3,
+    hidden_size: int = 128,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Train on the train split, save, and report on the test split's pairs.
+
+    Args:
+        root: CSS folder, or None for the built-in data.
+        look, encoder: whose pictures and features.
+        path: the checkpoint; the report goes into it and beside it, as JSON.
+        epochs, batch_size, learning_rate, hidden_size, seed: see `fit_captioner`.
+
+    Raises:
+        ValueError: the data has no relative captions or no grids.
+    """
+    root = (root or default_root()).expanduser().absolute()
+    prepare_apart(root, look, encoder)
+    gallery, triplets = css.load(root, "train", look, encoder)
+    if not triplets or gallery.grids is None:
+        raise ValueError(
+            f"a captioner needs relative captions and spatial features; {root} with encoder "
+            f"{encoder!r} lacks {'captions' if not triplets else 'spatial features'}"
+        )
+    captioner = fit_captioner(
+        gallery, triplets, epochs, batch_size, learning_rate, hidden_size, seed
+    )
+    test, held_out = css.load(root, "test", look, encoder)
+    numbers = report(captioner, test, held_out)
+    captioner.save(path, numbers)
+    with atomic_write(path.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(numbers, indent=1))
+    print(format_report(numbers), file=sys.stderr)
+    return numbers
+
+
+def report(
+    captioner: RelativeCaptioner, gallery: Gallery, triplets: Sequence[Triplet], seed: int = 0
+) -> dict[str, float]:
+    """How greedy captions of held-out pairs do against people's words and against the truth.
+
+    N-gram scores (`caption_report`), `faithfulness` (share of captions that claim nothing
+    false), `discrimination` (a listener picks the target among 10 distractors; chance 1/11),
+    and the same two for the reference captions, as a ceiling.
+    """
+    said: dict[tuple[int, int], list[str]] = {}
+    for triplet in triplets:
+        said.setdefault((triplet.reference, triplet.target), []).append(triplet.caption)
+    pairs = np.array(list(said))
+    user = NeuralUser(captioner, gallery)
+    captions = user.describe(pairs[:, 0], pairs[:, 1], np.random.default_rng(seed))
+    references = list(said.values())
+    numbers = {"pairs": float(len(pairs)), **caption_report(captions, references)}
+    listener = SceneListener(gallery)
+    human = [texts[0] for texts in references]
+    for name, texts in (("", captions), ("reference_", human)):
+        rng = np.random.default_rng(seed)
+        numbers[f"{name}faithfulness"] = float(listener.faithful(texts, pairs).mean())
+        numbers[f"{name}discrimination"] = float(listener.discriminates(texts, pairs, rng).mean())
+    return numbers
+
+
+def format_report(numbers: dict[str, float]) -> str:
+    """The report as a few lines for a terminal."""
+    return "\n".join(
+        [
+            f"captioner on {numbers['pairs']:.0f} held-out pairs:",
+            "  BLEU-1..4 " + " ".join(f"{numbers[f'bleu_{n}']:.1f}" for n in range(1, 5))
+            + f", CIDEr-D {numbers['cider_d']:.2f}",
+            f"  {numbers['distinct_captions']:.0f} distinct captions "
+            f"({numbers['distinct_share']:.2f} of all), {numbers['vocabulary']:.0f} words",
+            f"  faithful {numbers['faithfulness']:.3f} "
+            f"(reference captions {numbers['reference_faithfulness']:.3f})",
+            f"  target picked among 10 distractors {numbers['discrimination']:.3f} "
+            f"(reference captions {numbers['reference_discrimination']:.3f})",
+        ]
+    )  # fmt: skip
