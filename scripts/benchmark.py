@@ -85,8 +85,9 @@ def compare_agents(args: Args) -> str:
     ranks = {name: one.ranks for name, one in played.items()}
     rng = np.random.default_rng([args.seed, 17])
     size = len(dialog.gallery)
-    summary = summarise(ranks, size, rng=rng, bootstrap=args.bootstrap)
-    compared = compare(ranks, size, rng=rng, bootstrap=args.bootstrap)
+    drawn = {"bootstrap": args.bootstrap, "rng": rng, "clusters": target}
+    summary = summarise(ranks, size, **drawn)
+    compared = compare(ranks, size, **drawn)
     limits = limit_lines(dialog, played)
     content = {
         **summary,
@@ -97,6 +98,8 @@ def compare_agents(args: Args) -> str:
     with atomic_write(args.out / "benchmark.json") as temporary:
         temporary.write_text(json.dumps(content, indent=1))
     write_csv(args.out / "benchmark.csv", summary)
+    with atomic_write(args.out / "ranks.npz") as temporary:
+        np.savez_compressed(temporary, gallery_size=size, target=target, **ranks)  # type: ignore[arg-type]
     write_runs(args.out, dialog, played, target, args.turns)
     plot(args.out / "benchmark.png", summary, limits)
     draw_example(args.out / "dialog.png", dialog, played, target)

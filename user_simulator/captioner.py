@@ -62,7 +62,7 @@ class RelativeCaptioner(nn.Module):
 
     With :math:`x = [t, t - r]` for vectors and for each place g of the grids,
 
-    .. math:: h_0, c_0 = \tanh(W x); \quad p_g = relu(U x_g + u_g); \quad
+    .. math:: h_0, c_0 = \tanh(W x); \quad p_g = relu(U x_g + b) + u_g; \quad
               h_{l} = LSTM(word_{l-1}, h_{l-1}); \quad word_l = V\, look_2(look_1(h_l, p), p)
 
     Source: Guo et al., "Dialog-based Interactive Image Retrieval", NeurIPS 2018, sec. 4, whose
@@ -103,7 +103,7 @@ class RelativeCaptioner(nn.Module):
         self.begin = nn.Linear(2 * vector_dim, 2 * hidden_size)
         self.register_buffer("grid_mean", torch.zeros(grid_dim))
         self.register_buffer("grid_std", torch.ones(grid_dim))
-        self.compare = nn.Linear(2 * grid_dim, hidden_size, bias=False)
+        self.compare = nn.Linear(2 * grid_dim, hidden_size)
         self.place = nn.Parameter(torch.randn(places, hidden_size))
         self.lstm = nn.LSTM(hidden_size // 2, hidden_size, batch_first=True)
         self.looks = nn.ModuleList([_Look(hidden_size), _Look(hidden_size)])
@@ -124,7 +124,7 @@ class RelativeCaptioner(nn.Module):
         first, second = self.compare.weight.chunk(2, dim=1)  # of t and of t - r
         start, change = self.begin.weight.chunk(2, dim=1)
         return ImageTables(
-            place_target=grids @ (first + second).T + self.place,
+            place_target=grids @ (first + second).T + self.compare.bias,
             place_reference=grids @ second.T,
             begin_target=vectors @ (start + change).T + self.begin.bias,
             begin_reference=vectors @ change.T,
@@ -134,10 +134,10 @@ class RelativeCaptioner(nn.Module):
         self, tables: ImageTables, reference: Tensor, target: Tensor
     ) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
         """For pairs (B,): keys and values of each look, and the state (1, B, H) of the LSTM."""
-        places = F.relu(tables.place_target[target] - tables.place_reference[reference])
+        seen = F.relu(tables.place_target[target] - tables.place_reference[reference])
         state = torch.tanh(tables.begin_target[target] - tables.begin_reference[reference])
         hidden, cell = state.unsqueeze(0).chunk(2, dim=-1)
-        memory = [look.memory(places) for look in self.looks]  # type: ignore[operator]
+        memory = [look.memory(seen + self.place) for look in self.looks]  # type: ignore[operator]
         return memory, (hidden.contiguous(), cell.contiguous())
 
     def step(

@@ -14,29 +14,29 @@ from torch.nn import functional as F
 
 from retrieval.vision import torchvision
 
-PLACES = 25  # of the scene encoder's 5x5 grid
+SIDE = 6  # of the scene encoder's grid: 2x2 places to a cell of the scene
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class SceneCNN(nn.Module):
     """A compact encoder for small pictures, trained to read what stands in each cell.
 
-    The vector is read cell by cell with weights of its own for each; the grid is read by one
-    shared reader that looks at each cell through learned weights over the places. So a place
-    of the grid tells what stands there in the same terms everywhere, which is what attention
-    can use.
+    The vector is read cell by cell with weights of its own for each. Every place of the 6x6
+    grid is read by one shared reader, which must name what stands in the cell that the place
+    lies in (2x2 places a cell). So a place tells what stands there in the same terms
+    everywhere, which is what attention can use.
 
     Args:
         dim: size F of the vectors.
-        channels: width C of the 5x5 grid.
+        channels: width C of the grid.
         sizes: number of codes of each attribute (0 = none included), in the order in which
             the gallery's attribute table repeats them over the 9 cells.
     """
 
-    def __init__(self, dim: int = 256, channels: int = 128, sizes: tuple[int, ...] = (4, 9, 3)):
+    def __init__(self, dim: int = 256, channels: int = 64, sizes: tuple[int, ...] = (4, 9, 3)):
         super().__init__()
         self.sizes = sizes
-        widths, strides = (3, 32, 64, channels, channels), (2, 2, 2, 1)
+        widths, strides = (3, 32, 64, 128, 128), (2, 2, 2, 1)
         layers: list[nn.Module] = []
         for inner, outer, stride in zip(widths, widths[1:], strides, strict=False):
             layers += [
@@ -44,32 +44,32 @@ class SceneCNN(nn.Module):
                 nn.BatchNorm2d(outer),
                 nn.ReLU(),
             ]
-        self.body = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(5))  # (B, C, 5, 5)
-        self.vector = nn.Linear(channels * PLACES, dim)
+        layers += [nn.AdaptiveAvgPool2d(SIDE), nn.Conv2d(widths[-1], channels, 1), nn.ReLU()]
+        self.body = nn.Sequential(*layers)  # (B, C, 6, 6)
+        self.vector = nn.Linear(channels * SIDE**2, dim)
         self.read_vector = nn.Linear(dim, 9 * sum(sizes))
-        self.look = nn.Parameter(torch.zeros(9, PLACES))
         self.read_place = nn.Linear(channels, sum(sizes))
+        rows = torch.arange(SIDE) * 3 // SIDE
+        self.register_buffer("cell_of", (rows[:, None] * 3 + rows).flatten())  # (36,)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors (B, F) and grids (B, 25, C)."""
-        maps = self.body(pictures * 2 - 1)  # (B, C, 5, 5)
+        """Vectors (B, F) and grids (B, 36, C)."""
+        maps = self.body(pictures * 2 - 1)  # (B, C, 6, 6)
         return self.vector(maps.flatten(1)), maps.flatten(2).transpose(1, 2)
 
     def loss(self, pictures: Tensor, attributes: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy of both readings of all cells (B, 27), and the share the vector got."""
-        targets = attributes.unflatten(1, (9, len(self.sizes)))
+        by_cell = attributes.unflatten(1, (9, len(self.sizes)))
+        by_place = by_cell[:, self.cell_of]  # (B, 36, 3)
         vector, grid = self(pictures)
-        by_vector = self.read_vector(vector).unflatten(1, (9, sum(self.sizes)))
-        by_grid = self.read_place(self.look.softmax(-1) @ grid)  # (B, 9, codes)
+        from_vector = self.read_vector(vector).unflatten(1, (9, sum(self.sizes)))
         losses, correct = [], []
-        for at in range(len(self.sizes)):
-            labels = targets[:, :, at].flatten()
-            for reading in (by_vector, by_grid):
-                scores = reading.split(self.sizes, dim=-1)[at].flatten(0, 1)
-                losses.append(F.cross_entropy(scores, labels))
-                if reading is by_vector:
-                    correct.append((scores.argmax(-1) == labels).float().mean())
-        return torch.stack(losses).sum(), torch.stack(correct).mean()
+        for reading, truth in ((from_vector, by_cell), (self.read_place(grid), by_place)):
+            for at, scores in enumerate(reading.split(self.sizes, dim=-1)):
+                labels = truth[:, :, at].flatten()
+                losses.append(F.cross_entropy(scores.flatten(0, 1), labels))
+                correct.append((scores.flatten(0, 1).argmax(-1) == labels).float().mean())
+        return torch.stack(losses).sum(), torch.stack(correct[:3]).mean()
 
 
 class ResNetEncoder(nn.Module):
