@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from agents.tracker import DialogTracker
-from envs.dialog import Dialog, DialogState, draw_pair
+from envs.dialog import CAPTION_LENGTH, Dialog, DialogState, draw_pair
 from retrieval.errors import unknown
+from retrieval.gallery import Gallery, Triplet
 from retrieval.index import ExactIndex
 from retrieval.losses import in_batch_softmax, triplet_hinge
 
 LOSSES = ("in_batch", "triplet")
+WARM_UP = 1_000_000  # its place among the epochs, as far as chance is concerned
+WARM_UP_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,6 @@ class Step(NamedTuple):
     parts: dict[str, float]
 
 
-Report = Callable[[Step], Any]
-
 
 def pretrain_epoch(
     agent: DialogTracker,
@@ -90,7 +91,7 @@ def pretrain_epoch(
             state = played.listen(state, rng)
             reference = agent.embed(features[state.reference])
             query, memory = agent.respond(reference, token_ids(played, state), memory)
-            losses.append(supervised_loss(agent, query, target, state, features, how, rng))
+            losses.append(supervised_loss(agent, query, target, state.target, features, how, rng))
             state = played.show(state, agent.asked(query.detach()).numpy())
             ranks.append(state.rank)
 
@@ -102,21 +103,56 @@ def pretrain_epoch(
         yield Step(batch, loss.item(), np.stack(ranks, axis=1), {})
 
 
+def warm_up(
+    agent: DialogTracker,
+    gallery: Gallery,
+    triplets: Sequence[Triplet],
+    optimizer: torch.optim.Optimizer,
+    epochs: int,
+    how: Training,
+) -> Iterator[float]:
+    """Single-turn training on a split's own relative captions, before any dialog; yields losses.
+
+    A turn of a simulated dialog is one triplet; real triplets cost no captions and come in
+    larger batches, so the words are learnt here first. Not part of the published training.
+    """
+    rng = epoch_rng(how.seed, WARM_UP)
+    features = torch.from_numpy(gallery.features)
+    ids = torch.from_numpy(
+        agent.vocabulary.encode([triplet.caption for triplet in triplets], CAPTION_LENGTH)
+    )
+    pairs = np.array([(triplet.reference, triplet.target) for triplet in triplets])
+    agent.train()
+    for _ in range(epochs):
+        order = rng.permutation(len(triplets))
+        for begin in range(0, len(order) - WARM_UP_BATCH + 1, WARM_UP_BATCH):
+            rows = order[begin : begin + WARM_UP_BATCH]
+            reference, target = pairs[rows].T
+            query, _ = agent.respond(agent.embed(features[reference]), ids[rows], None)
+            goal = agent.embed(features[target])
+            loss = supervised_loss(agent, query, goal, target, features, how, rng)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(agent.parameters(), 5.0)
+            optimizer.step()
+            yield loss.item()
+
+
 def supervised_loss(
     agent: DialogTracker,
     query: Tensor,
     target: Tensor,
-    state: DialogState,
+    target_ids: np.ndarray,
     features: Tensor,
     how: Training,
     rng: np.random.Generator,
 ) -> Tensor:
-    """The loss of one turn's queries (B, D) against the embedded targets (B, D)."""
+    """The loss of one turn's queries (B, D) against the embedded targets (B, D), images (B,)."""
     if how.loss == "triplet":
         negative = features[torch.from_numpy(rng.integers(len(features), size=len(query)))]
         return triplet_hinge(query, target, agent.embed(negative), how.margin)
     scale = agent.scale.exp()
-    return in_batch_softmax(query, target, scale, torch.from_numpy(state.target))
+    return in_batch_softmax(query, target, scale, torch.from_numpy(target_ids))
 
 
 def start_batch(dialog: Dialog, size: int, rng: np.random.Generator) -> DialogState:

@@ -36,7 +36,16 @@ class ActionMode:
             raise ValueError(f"expected at least 2 candidates, got {self.candidates}")
 
     def space(self, dialog: Dialog) -> spaces.Space:
-        """The action space of one dialog."""
+        """The action space of one dialog.
+
+        Raises:
+            ValueError: more candidates than the gallery has other images.
+        """
+        if self.name == "candidate" and self.candidates >= len(dialog.gallery):
+            raise ValueError(
+                f"expected at most {len(dialog.gallery) - 1} candidates of a gallery of "
+                f"{len(dialog.gallery)} images, got {self.candidates}"
+            )
         if self.name == "query":
             return spaces.Box(-1.0, 1.0, (dialog.index.dim,), np.float32)
         return spaces.Discrete(len(dialog.gallery) if self.name == "image" else self.candidates)

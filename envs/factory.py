@@ -34,7 +34,7 @@ def load_gallery(
         raise unknown("look", look, css.LOOKS)
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)
-    root = (root or default_root()).expanduser().absolute()
+    root = Path(root or default_root()).expanduser().absolute()
     prepare_apart(root, look, encoder)
     return css.load(root, split, look, encoder)
 
@@ -50,7 +50,7 @@ def load_vocabulary(
 
 def captioner_path(root: Path | None = None, look: str = "3d", encoder: str = "scene-cnn") -> Path:
     """Where `train_captioner` keeps the captioner of a data set unless told otherwise."""
-    root = (root or default_root()).expanduser().absolute()
+    root = Path(root or default_root()).expanduser().absolute()
     return root / "captioners" / f"{look}-{encoder}.pt"
 
 

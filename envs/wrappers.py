@@ -16,7 +16,10 @@ CHARACTERS = string.ascii_lowercase + string.digits + " '<>-"
 MAX_CHARACTERS = 256
 
 
-class TextCaption(gym.ObservationWrapper[dict[str, Any], Any, dict[str, np.ndarray]]):
+class TextCaption(
+    gym.ObservationWrapper[dict[str, Any], Any, dict[str, np.ndarray]],
+    gym.utils.RecordConstructorArgs,
+):
     """Give the caption as a string (`spaces.Text`) instead of token ids.
 
     Words the vocabulary does not know arrive as "<unk>", so the string holds exactly what the
@@ -24,7 +27,8 @@ class TextCaption(gym.ObservationWrapper[dict[str, Any], Any, dict[str, np.ndarr
     """
 
     def __init__(self, env: gym.Env):
-        super().__init__(env)
+        gym.utils.RecordConstructorArgs.__init__(self)
+        gym.ObservationWrapper.__init__(self, env)
         assert isinstance(env.observation_space, spaces.Dict)
         parts = dict(env.observation_space.spaces)
         parts["caption"] = spaces.Text(MAX_CHARACTERS, min_length=0, charset=CHARACTERS)

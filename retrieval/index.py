@@ -90,6 +90,7 @@ class ExactIndex(_ScoredIndex):
 
     def __init__(self, embeddings: np.ndarray, ties: Ties = "half"):
         self.embeddings = np.ascontiguousarray(embeddings, dtype=np.float32)
+        self._wide = self.embeddings.astype(np.float64)
         self.ties = ties
 
     @property
@@ -114,7 +115,10 @@ class ExactIndex(_ScoredIndex):
         """
         if query.ndim != 2 or query.shape[1] != self.dim:
             raise ValueError(f"expected queries (B, {self.dim}), got {query.shape}")
-        return query.astype(np.float32, copy=False) @ self.embeddings.T
+        # In double precision: the order in which BLAS adds, and with it the rounding, hangs on the
+        # number of queries, and ties must be ties and a dialog the same in a batch of any size.
+        query = query.astype(np.float32, copy=False).astype(np.float64)
+        return (query @ self._wide.T).astype(np.float32)
 
 
 class ScoreIndex(_ScoredIndex):

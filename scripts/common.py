@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from envs.dialog import Dialog
+    from retrieval.gallery import Gallery, Triplet
 
 
 @dataclass(frozen=True)
@@ -91,3 +92,11 @@ def dialog_of(args: DialogArgs, split: str, turns: int) -> Dialog:
             print("no captioner yet: training one first (once)", file=sys.stderr)
             train_and_report(root, look, encoder, path)
     return make_dialog(split=split, **{**options, "max_turns": turns})
+
+
+def gallery_of(args: DialogArgs, split: str) -> tuple[Gallery, list[Triplet]]:
+    """The gallery that the dialogs are about, and the captions that come with it."""
+    from envs.factory import load_gallery
+
+    options = dialog_options(args)
+    return load_gallery(options["root"], options.get("look", "3d"), split, options["encoder"])

@@ -36,14 +36,18 @@ class Args:
     """Who speaks in training and benchmark: `neural` or `attribute`."""
     data_path: Path | None = None
     """A CSS folder; by default the built-in data in the cache, made when missing."""
-    captioner_epochs: int = 6
+    captioner_epochs: int = 3
     """Training of the neural user, if it was not trained yet."""
-    sl_dialogs: int = 8_000
+    warm_up_epochs: int = 4
+    """Passes over single captions before the dialogs of each supervised start."""
+    sl_dialogs: int = 6_000
     """Dialogs of each supervised start."""
     rl_dialogs: int = 1_500
     """Dialogs of policy improvement, and of supervised training continued instead."""
     batch_size: int = 32
-    """Dialogs advanced together."""
+    """Dialogs advanced together in the supervised starts."""
+    fine_batch_size: int = 16
+    """The same in everything that goes on from them."""
     lr: float = 1e-3
     """Of the supervised starts."""
     fine_lr: float = 3e-4
@@ -103,11 +107,14 @@ def train_chain(args: Args, seed: int, start: str) -> None:
     loss = STARTS.get(start, "in_batch")
     composer = "text_only" if start == "text-only" else "tirg"
     first = ["--loss", loss, "--composer", composer, "--lr", str(args.lr)]
+    first += ["--batch-size", str(args.batch_size)]
+    first += ["--warm-up-epochs", str(args.warm_up_epochs)]
     _train(args, "train_sl", folder / start, seed, args.sl_dialogs, first)
     if start == "text-only":
         return
     weights = folder / start / "sl-0.pt"
     go_on = ["--pretrained-model", str(weights), "--loss", loss, "--lr", str(args.fine_lr)]
+    go_on += ["--batch-size", str(args.fine_batch_size)]
     later = seed + 1000
     _train(args, "train_sl", folder / f"{start}-continued", later, args.rl_dialogs, go_on)
     _train(args, "train_rl", folder / RL_OF[start], later, args.rl_dialogs, go_on)
@@ -175,7 +182,7 @@ def _train(
     if (folder / f"{prefix}-0.pt").is_file():
         return
     common = ["--epochs", "1", "--dialogs-per-epoch", str(dialogs), "--seed", str(seed)]
-    common += ["--batch-size", str(args.batch_size), "--model-folder", str(folder)]
+    common += ["--model-folder", str(folder)]
     _call(command, [*common, *options, *_world(args)], threads=1)
 
 

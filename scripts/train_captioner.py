@@ -1,4 +1,4 @@
-"""Train the neural user: train_captioner --epochs 6"""
+"""Train the neural user: train_captioner --epochs 3"""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Args:
     """Whose features (see `extract_features`)."""
     data_path: Path | None = None
     """A CSS folder; by default the built-in data in the cache, made when missing."""
-    epochs: int = 6
+    epochs: int = 3
     """Passes over the captions."""
-    batch_size: int = 256
+    batch_size: int = 64
     """Captions per step."""
-    lr: float = 4e-3
+    lr: float = 3e-3
     """Peak learning rate of the one-cycle schedule."""
     hidden_size: int = 128
     """Of LSTM, tokens and attention (published: 512)."""

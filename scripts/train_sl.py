@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from scripts.common import DialogArgs, dialog_of, run
+from scripts.common import DialogArgs, dialog_of, gallery_of, run
+
+if TYPE_CHECKING:
+    import torch
+
+    from agents.supervised import Training
+    from agents.tracker import DialogTracker
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,9 @@ class Args(DialogArgs):
     """Dialogs in an epoch."""
     epochs: int = 15
     """Epochs in all."""
+    warm_up_epochs: int = 4
+    """Passes over the train split's relative captions, one turn each, before the first dialog
+    (0 for the published training)."""
     train_turns: int = 5
     """Turns of training dialogs (T)."""
     test_turns: int = 5
@@ -90,6 +99,8 @@ def train(args: Args) -> None:
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.lr, weight_decay=1e-8)
     if done is not None:
         optimizer.load_state_dict(done.optimizer)
+    elif args.pretrained_model is None and args.warm_up_epochs:
+        warm_up_agent(args, agent, optimizer, how)
     run_epochs(
         "sl", agent, spec, optimizer,
         lambda epoch: pretrain_epoch(agent, dialog, optimizer, epoch, how),
@@ -99,6 +110,24 @@ def train(args: Args) -> None:
         args.log_interval, args.test_pairs,
     )  # fmt: skip
     print(f"agents in {args.model_folder}: sl-0.pt ... sl-{args.epochs - 1}.pt")
+
+
+def warm_up_agent(
+    args: Args, agent: DialogTracker, optimizer: torch.optim.Optimizer, how: Training
+) -> None:
+    """Single-turn training on the captions that come with the data, with progress."""
+    import sys
+
+    from tqdm import tqdm
+
+    from agents.supervised import WARM_UP_BATCH, warm_up
+
+    gallery, triplets = gallery_of(args, "train")
+    steps = args.warm_up_epochs * (len(triplets) // WARM_UP_BATCH)
+    losses = warm_up(agent, gallery, triplets, optimizer, args.warm_up_epochs, how)
+    with tqdm(losses, total=steps, desc="warm-up", file=sys.stderr, mininterval=1.0) as bar:
+        for loss in bar:
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
 
 
 if __name__ == "__main__":

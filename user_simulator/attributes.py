@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -13,14 +14,17 @@ from user_simulator.base import Draws
 Speaker = Callable[[np.ndarray, np.ndarray, np.ndarray], str]
 
 
-def _css_speaker(look: str) -> Speaker:
-    def speak(reference: np.ndarray, target: np.ndarray, draws: np.ndarray) -> str:
-        return relative_caption(reference.reshape(9, 3), target.reshape(9, 3), draws, look)
+def _speak_css(
+    reference: np.ndarray, target: np.ndarray, draws: np.ndarray, look: str
+) -> str:
+    return relative_caption(reference.reshape(9, 3), target.reshape(9, 3), draws, look)
 
-    return speak
 
-
-SPEAKERS: dict[str, Speaker] = {"css-3d": _css_speaker("3d"), "css-2d": _css_speaker("2d")}
+# partial, not a closure: a user must pickle
+SPEAKERS: dict[str, Speaker] = {
+    "css-3d": partial(_speak_css, look="3d"),
+    "css-2d": partial(_speak_css, look="2d"),
+}
 """For each kind of gallery, what turns two rows of attributes and draws into a caption."""
 
 

@@ -37,8 +37,6 @@ class _Look(nn.Module):
         self.ask = nn.Linear(size, size)
         self.key = nn.Linear(size, size)
         self.value = nn.Linear(size, size)
-        for layer in (self.ask, self.key):
-            nn.init.xavier_uniform_(layer.weight, gain=2.0)  # looks that are sharp from the start
         self.think = nn.Sequential(nn.Linear(size, 2 * size), nn.ReLU(), nn.Linear(2 * size, size))
 
     def memory(self, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,7 +67,7 @@ class RelativeCaptioner(nn.Module):
     captioner is that of Xu et al., "Show, Attend and Tell", ICML 2015. Departures: attention
     reads the places after the LSTM (as in Luong et al., EMNLP 2015), so that a training step
     is one batch and not a loop over words; it is multi-head and looks twice; a learned vector
-    u per place, since captions speak of places; hidden size 256 by default (published 512). The
+    u per place, since captions speak of places; hidden size 128 by default (published 512). The
     linear maps of x are split into the target's and the reference's part, which are computed
     once per gallery.
 
@@ -88,7 +86,7 @@ class RelativeCaptioner(nn.Module):
         vector_dim: int,
         grid_dim: int,
         places: int,
-        hidden_size: int = 256,
+        hidden_size: int = 128,
         dropout: float = 0.1,
     ):
         super().__init__()

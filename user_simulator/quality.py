@@ -24,9 +24,9 @@ def train_and_report(
     look: str,
     encoder: str,
     path: Path,
-    epochs: int = 6,
-    batch_size: int = 256,
-    learning_rate: float = 4e-3,
+    epochs: int = 3,
+    batch_size: int = 64,
+    learning_rate: float = 3e-3,
     hidden_size: int = 128,
     seed: int = 0,
 ) -> dict[str, float]:

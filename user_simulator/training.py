@@ -18,10 +18,10 @@ from user_simulator.captioner import MAX_WORDS, RelativeCaptioner
 def fit_captioner(
     gallery: Gallery,
     triplets: Sequence[Triplet],
-    epochs: int = 6,
-    batch_size: int = 128,
-    learning_rate: float = 2e-3,
-    hidden_size: int = 256,
+    epochs: int = 3,
+    batch_size: int = 64,
+    learning_rate: float = 3e-3,
+    hidden_size: int = 128,
     seed: int = 0,
 ) -> RelativeCaptioner:
     """Train on a split's triplets with cross-entropy over the words and the end.
