@@ -121,4 +121,3 @@ def _play(
         np.stack([state.reference for state in history], axis=1),
         [list(said) for said in zip(*(state.captions for state in history), strict=True)],
     )
-

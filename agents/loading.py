@@ -75,4 +75,4 @@ def _imported(specification: str, dialog: Dialog) -> Agent:
     agent = found if hasattr(found, "predict") and not isinstance(found, type) else found(dialog)
     if not hasattr(agent, "predict"):
         raise ValueError(f"{specification!r} has no predict(); expected Stable-Baselines3's")
-    return agent  # type: ignore[no-any-return]
+    return agent

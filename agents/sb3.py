@@ -111,7 +111,9 @@ class SB3Agent:
         space = model.action_space
         if isinstance(space, spaces.Discrete):
             chooses_images = int(space.n) == gallery_size
-            self.mode = ActionMode("image") if chooses_images else ActionMode("candidate", int(space.n))
+            self.mode = (
+                ActionMode("image") if chooses_images else ActionMode("candidate", int(space.n))
+            )
         else:
             self.mode = ActionMode("query")
 
@@ -124,7 +126,7 @@ class SB3Agent:
     ) -> tuple[np.ndarray, Any]:
         """The model's own actions and state."""
         return self.model.predict(
-            observation,  # type: ignore[arg-type]
+            observation,
             state=state,
             episode_start=episode_start,
             deterministic=deterministic,

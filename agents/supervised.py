@@ -62,7 +62,6 @@ class Step(NamedTuple):
     parts: dict[str, float]
 
 
-
 def pretrain_epoch(
     agent: DialogTracker,
     dialog: Dialog,

@@ -28,6 +28,8 @@ class DialogTracker(nn.Module):
         dim: size D of embeddings and queries.
     """
 
+    scale: nn.Parameter  # log of the in-batch softmax's inverse temperature
+
     def __init__(self, vocabulary: Vocabulary, feature_dim: int, dim: int):
         super().__init__()
         self.vocabulary = vocabulary

@@ -60,7 +60,9 @@ def main() -> None:
     turns = args.dialogs * args.steps
     fast, slow = (statistics.median(column) for column in zip(*times, strict=True))
     ratio = statistics.median(b / a for a, b in times)
-    print(f"B = {args.dialogs}: batch {turns / fast:.0f} turns/s, singles {turns / slow:.0f} turns/s")
+    print(
+        f"B = {args.dialogs}: batch {turns / fast:.0f} turns/s, singles {turns / slow:.0f} turns/s"
+    )
     print(f"batch environment: {ratio:.1f} times the single ones (median of {args.repeats})")
 
 

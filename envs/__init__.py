@@ -6,6 +6,8 @@ only; `gymnasium.make("envs:dialog/CSS-v0")` imports it by itself.
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium as gym
 
 from envs.dialog import Dialog, DialogState
@@ -14,7 +16,7 @@ from envs.rewards import REWARDS
 from envs.single import DialogRetrievalEnv
 from envs.vector import DialogRetrievalVectorEnv
 
-ENVIRONMENTS = {
+ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "dialog/CSS-v0": {"look": "3d"},
     "dialog/CSS2D-v0": {"look": "2d"},
     "dialog/CSS-Neural-v0": {"look": "3d", "user": "neural"},

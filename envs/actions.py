@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from gymnasium import spaces
@@ -50,7 +51,7 @@ class ActionMode:
             return spaces.Box(-1.0, 1.0, (dialog.index.dim,), np.float32)
         return spaces.Discrete(len(dialog.gallery) if self.name == "image" else self.candidates)
 
-    def observation_space(self, dialog: Dialog) -> spaces.Dict:
+    def observation_space(self, dialog: Dialog) -> spaces.Space[Any]:
         """The observation space of one dialog."""
         features = dialog.gallery.features.shape[1]
         parts: dict[str, spaces.Space] = {

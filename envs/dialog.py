@@ -14,6 +14,7 @@ from user_simulator.base import Draws, User
 
 Observation = dict[str, np.ndarray]
 CAPTION_LENGTH = 16
+_ARRAYS = ("target", "reference", "turn", "rank", "best_rank")
 
 
 @dataclass(frozen=True)
@@ -50,24 +51,18 @@ class DialogState:
 
     def rows(self, chosen: np.ndarray) -> DialogState:
         """The state of some of the dialogs, by index array (which may repeat rows)."""
-        return DialogState(
-            *(array[chosen] for array in self._arrays()),
-            captions=tuple(self.captions[row] for row in chosen),
-            size=self.size,
-        )
+        arrays: dict[str, Any] = {name: getattr(self, name)[chosen] for name in _ARRAYS}
+        return replace(self, captions=tuple(self.captions[row] for row in chosen), **arrays)
 
     def with_rows(self, chosen: np.ndarray, other: DialogState) -> DialogState:
         """A state in which the chosen rows are those of another state."""
-        arrays = [array.copy() for array in self._arrays()]
-        for array, new in zip(arrays, other._arrays(), strict=True):
-            array[chosen] = new
+        arrays: dict[str, Any] = {name: getattr(self, name).copy() for name in _ARRAYS}
+        for name, array in arrays.items():
+            array[chosen] = getattr(other, name)
         captions = list(self.captions)
         for row, caption in zip(chosen, other.captions, strict=True):
             captions[row] = caption
-        return DialogState(*arrays, captions=tuple(captions), size=self.size)
-
-    def _arrays(self) -> tuple[np.ndarray, ...]:
-        return self.target, self.reference, self.turn, self.rank, self.best_rank
+        return replace(self, captions=tuple(captions), **arrays)
 
 
 class Dialog:
@@ -132,11 +127,15 @@ class Dialog:
     def show_image(self, before: DialogState, image: np.ndarray) -> DialogState:
         """Show images (B,) chosen by number; the target's rank is by similarity to them."""
         image = np.asarray(image, np.int64)
-        return self._shown(before, image, self.index.rank(self.index.query_of(image), before.target))
+        return self._shown(
+            before, image, self.index.rank(self.index.query_of(image), before.target)
+        )
 
     def listen(self, state: DialogState, rng: Draws) -> DialogState:
         """The users speak about the references on show."""
-        return replace(state, captions=tuple(self.user.describe(state.reference, state.target, rng)))
+        return replace(
+            state, captions=tuple(self.user.describe(state.reference, state.target, rng))
+        )
 
     def candidates(self, state: DialogState, count: int) -> np.ndarray:
         """The images (B, K) most similar to the references on show, without these themselves."""

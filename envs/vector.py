@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -35,7 +35,7 @@ class DialogRetrievalVectorEnv(VectorEnv[Observation, Any, np.ndarray]):
         ValueError: an unknown action or reward, no dialog at all, or a render mode.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {
+    metadata: dict[str, Any] = {
         "render_modes": [],
         "autoreset_mode": AutoresetMode.SAME_STEP,
     }
@@ -143,9 +143,7 @@ class DialogRetrievalVectorEnv(VectorEnv[Observation, Any, np.ndarray]):
     def _start(self, rows: np.ndarray, options: dict[str, Any]) -> DialogState:
         """New dialogs for the chosen rows, the users' first words included."""
         size = len(self.dialog.gallery)
-        pairs = [
-            chosen_pair(options, *draw_pair(self.generators[row], size), size) for row in rows
-        ]
+        pairs = [chosen_pair(options, *draw_pair(self.generators[row], size), size) for row in rows]
         target, reference = np.array(pairs, dtype=np.int64).T
         return self.dialog.listen(self.dialog.start(target, reference), self._draws(rows))
 

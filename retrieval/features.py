@@ -45,7 +45,9 @@ def load_features(
         vectors = np.load(vectors_path)
         grids = np.load(grids_path, mmap_mode="r") if grids_path.is_file() else None
     except (ValueError, EOFError) as error:
-        raise ValueError(f"the features in {folder} are incomplete ({error}); extract them again")
+        raise ValueError(
+            f"the features in {folder} are incomplete ({error}); extract them again"
+        ) from error
     if len(vectors) != expected:
         raise ValueError(
             f"expected features of {expected} images in {folder}, got {len(vectors)}; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,7 +64,7 @@ class Gallery:
 
     def first(self, count: int) -> Gallery:
         """The gallery of the first `count` images only."""
-        cut = {
+        cut: dict[str, Any] = {
             label: None if (table := getattr(self, label)) is None else table[:count]
             for label in ("attributes", "grids", "pictures")
         }

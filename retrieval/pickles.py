@@ -48,7 +48,7 @@ def load_pickled(path: Path) -> Any:
                     else np.lib.format.read_array_header_2_0
                 )
                 shape, _, dtype = read_header(file)
-                if dtype != object:
+                if not dtype.hasobject:
                     raise ValueError("it holds plain numbers, no pickled object")
                 return _Restricted(file, encoding="latin-1").load().reshape(shape)
             return _Restricted(_rewound(file), encoding="latin-1").load()

@@ -169,7 +169,8 @@ def pool_seeds(args: Args) -> str:
         if row["turn"] >= 1 and row["metric"] in ("percentile", "recall@1"):
             lines.append(
                 f"  {row['a']} - {row['b']} {row['metric']} turn {row['turn']}: "
-                f"{100 * row['difference']:+.2f} [{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
+                f"{100 * row['difference']:+.2f} "
+                f"[{100 * row['low']:+.2f}, {100 * row['high']:+.2f}]"
             )
     return "\n".join(lines)
 

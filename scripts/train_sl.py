@@ -95,7 +95,9 @@ def train(args: Args) -> None:
     else:
         agent = make_agent(spec, dialog.vocabulary, dialog.gallery.features.shape[1])
     if args.loss == "in_batch" and spec["kind"] == "published":
-        raise ValueError("the published tracker has no unit-norm space; train it with --loss triplet")
+        raise ValueError(
+            "the published tracker has no unit-norm space; train it with --loss triplet"
+        )
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.lr, weight_decay=1e-8)
     if done is not None:
         optimizer.load_state_dict(done.optimizer)

@@ -7,14 +7,14 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side; threads would fight
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-from pathlib import Path  # noqa: E402
+from pathlib import Path
 
-import pytest  # noqa: E402
+import pytest
 
-from envs.dialog import Dialog  # noqa: E402
-from envs.factory import make_dialog  # noqa: E402
-from retrieval.gallery import Gallery  # noqa: E402
-from retrieval.rendering.build import BuildSpec, build  # noqa: E402
+from envs.dialog import Dialog
+from envs.factory import make_dialog
+from retrieval.gallery import Gallery
+from retrieval.rendering.build import BuildSpec, build
 
 TINY = BuildSpec(train=(16, 3), test=(8, 3), train_captions=300, test_pairs=40)
 

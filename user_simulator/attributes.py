@@ -14,9 +14,7 @@ from user_simulator.base import Draws
 Speaker = Callable[[np.ndarray, np.ndarray, np.ndarray], str]
 
 
-def _speak_css(
-    reference: np.ndarray, target: np.ndarray, draws: np.ndarray, look: str
-) -> str:
+def _speak_css(reference: np.ndarray, target: np.ndarray, draws: np.ndarray, look: str) -> str:
     return relative_caption(reference.reshape(9, 3), target.reshape(9, 3), draws, look)
 
 

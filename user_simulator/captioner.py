@@ -80,6 +80,9 @@ class RelativeCaptioner(nn.Module):
         dropout: before the output layer.
     """
 
+    grid_mean: Tensor
+    grid_std: Tensor
+
     def __init__(
         self,
         vocabulary: Vocabulary,
@@ -150,7 +153,9 @@ class RelativeCaptioner(nn.Module):
             hidden = look(hidden, keys, values)
         return self.speak(hidden), state
 
-    def forward(self, tables: ImageTables, reference: Tensor, target: Tensor, said: Tensor) -> Tensor:
+    def forward(
+        self, tables: ImageTables, reference: Tensor, target: Tensor, said: Tensor
+    ) -> Tensor:
         """Scores (B, L + 1, V) of each next word, given the words said (B, L)."""
         memory, state = self.start(tables, reference, target)
         begin = torch.full_like(target, PADDING)  # id 0 begins, as in the published captioner
@@ -257,7 +262,8 @@ class NeuralUser:
         self.temperature = temperature
         with torch.inference_mode():
             self._tables = captioner.tables(
-                torch.from_numpy(gallery.features), torch.from_numpy(gallery.grids.astype(np.float32))
+                torch.from_numpy(gallery.features),
+                torch.from_numpy(gallery.grids.astype(np.float32)),
             )
 
     def describe(self, reference: np.ndarray, target: np.ndarray, rng: Draws) -> list[str]:

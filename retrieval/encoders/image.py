@@ -84,6 +84,9 @@ class ResNetEncoder(nn.Module):
         ValueError: the name is not a torchvision ResNet, or the weights cannot be had.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, name: str = "resnet18", weights: str = "none"):
         super().__init__()
         models = torchvision().models
@@ -118,6 +121,9 @@ class EfficientNetLiteEncoder(nn.Module):
     Raises:
         ImportError: the optional packages are missing; the message says how to get them.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self) -> None:
         super().__init__()

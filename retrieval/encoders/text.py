@@ -28,7 +28,7 @@ class RecurrentTextEncoder(nn.Module):
 
     def __init__(self, words: int, dim: int, cell: str = "lstm", size: int | None = None):
         super().__init__()
-        cells: dict[str, type[nn.RNNBase]] = {"lstm": nn.LSTM, "gru": nn.GRU}
+        cells: dict[str, type[nn.LSTM] | type[nn.GRU]] = {"lstm": nn.LSTM, "gru": nn.GRU}
         if cell not in cells:
             raise unknown("text cell", cell, cells)
         size = size or dim

@@ -62,7 +62,9 @@ def train_scene_cnn(
                 optimizer.step()
                 schedule.step()
                 bar.update()
-                bar.set_postfix(loss=f"{loss.item():.3f}", read=f"{accuracy.item():.3f}", refresh=False)
+                bar.set_postfix(
+                    loss=f"{loss.item():.3f}", read=f"{accuracy.item():.3f}", refresh=False
+                )
     return model.eval()
 
 
@@ -110,7 +112,9 @@ def extract_css(
     key = encoder_key(encoder, weights)
     if all(has_features(root, f"{look}_{split}", key) for split in ("train", "test")):
         return key
-    model = _scene_cnn(root, look, epochs) if encoder == SCENE_CNN else make_encoder(encoder, weights)
+    model = (
+        _scene_cnn(root, look, epochs) if encoder == SCENE_CNN else make_encoder(encoder, weights)
+    )
     for split in ("train", "test"):
         pictures = css.load_pictures(root, split, look)
         vectors, grids = encode(model, pictures, label=f"{look} {split} features")
@@ -134,8 +138,8 @@ def _scene_cnn(root: Path, look: str, epochs: int) -> SceneCNN:
     with torch.inference_mode():
         sample = slice(0, 2000)
         labels = torch.from_numpy(held_out.reshape(len(held_out), -1)[sample].astype(np.int64))
-        pictures = to_tensor(css.load_pictures(root, "test", look)[sample])
-        _, accuracy = model.loss(pictures, labels)
+        seen = to_tensor(css.load_pictures(root, "test", look)[sample])
+        _, accuracy = model.loss(seen, labels)
     print(f"{look} scene encoder: {accuracy:.4f} of held-out attributes read", file=sys.stderr)
     with atomic_write(path) as temporary:
         torch.save(model.state_dict(), temporary)

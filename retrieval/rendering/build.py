@@ -72,7 +72,9 @@ def build(root: Path, spec: BuildSpec | None = None, workers: int | None = None)
     if is_complete(root):
         return
     if root.exists() and any(root.iterdir()):
-        raise ValueError(f"{root} is not empty and holds no complete CSS data; choose another folder")
+        raise ValueError(
+            f"{root} is not empty and holds no complete CSS data; choose another folder"
+        )
     partial_root = root.with_name(f".{root.name}.partial")
     (partial_root / "images").mkdir(parents=True, exist_ok=True)
 

@@ -39,7 +39,7 @@ class Difference(NamedTuple):
     new: tuple[int, int, int] = (0, 0, 0)
     old: tuple[int, int, int] = (0, 0, 0)
     cell: int = -1
-    count: int = 0
+    number: int = 0
     weight: float = 1.0
 
 
@@ -87,9 +87,12 @@ def differences(reference: np.ndarray, target: np.ndarray) -> list[Difference]:
         kind = "more" if after > before else "fewer"
         found.append(Difference(kind, weight=0.15 * abs(after - before)))
     for color in range(1, len(COLOR_NAMES) + 1):
-        then, now = int((reference[:, COLOR] == color).sum()), int((target[:, COLOR] == color).sum())
+        then, now = (
+            int((reference[:, COLOR] == color).sum()),
+            int((target[:, COLOR] == color).sum()),
+        )
         if now > then and now > 1:
-            found.append(Difference("count", new=(0, color, 0), count=now, weight=0.4))
+            found.append(Difference("count", new=(0, color, 0), number=now, weight=0.4))
     return found
 
 
@@ -118,10 +121,12 @@ def relative_caption(
     shared = sum(_codes(reference[cell]) == _codes(target[cell]) for cell in occupied)
     if shared == 0 and len(occupied) and chance.below(0.5):
         facts = [
-            Difference("has", _codes(target[cell]), cell=int(cell), weight=float(target[cell, SIZE]))
+            Difference(
+                "has", _codes(target[cell]), cell=int(cell), weight=float(target[cell, SIZE])
+            )
             for cell in occupied
         ]
-    clauses = []
+    clauses: list[str] = []
     for wanted in range(2 if chance.below(0.45) else 1):
         if wanted < len(facts) or not clauses:
             fact = chance.pick(facts, [fact.weight for fact in facts])
@@ -146,7 +151,7 @@ def _clause(
         kind = "has"
     if kind == "loses" and chance.below(0.4):
         kind = chance.pick(["lacks", "lacks", "empty"])
-    if kind == "instead" and chance.below(0.35) or kind == "turns" and chance.below(0.25):
+    if (kind == "instead" and chance.below(0.35)) or (kind == "turns" and chance.below(0.25)):
         kind = "has"
     new, old = _partial(fact.new, chance), _partial(fact.old, chance)
     if kind in ("bigger", "smaller"):
@@ -158,11 +163,13 @@ def _clause(
     template = chance.pick(TEMPLATES[kind])
     if "{color}" in template or "{was}" in template:
         new, old = (*fact.new[:2], 0), (0, fact.old[COLOR], 0)
-    claimed = Claim(kind, new, old, place, fact.count)
+    claimed = Claim(kind, new, old, place, fact.number)
     if rough and fact.cell >= 0:
         row, column = divmod(fact.cell, 3)
-        line = frozenset(range(row * 3, row * 3 + 3)) if chance.below(0.5) else frozenset(
-            range(column, CELLS, 3)
+        line = (
+            frozenset(range(row * 3, row * 3 + 3))
+            if chance.below(0.5)
+            else frozenset(range(column, CELLS, 3))
         )
         if line in PLACE_WORDS.values():
             claimed = _if_true(claimed, place=line, reference=reference, target=target)
@@ -173,7 +180,7 @@ def _clause(
         if len(claimed.place) < CELLS:
             template = TEMPLATES[kind][0]
     if not claimed.holds(reference, target):  # a partial description can fit too much
-        claimed = Claim(kind, new if kind == "empty" else fact.new, fact.old, place, fact.count)
+        claimed = Claim(kind, new if kind == "empty" else fact.new, fact.old, place, fact.number)
     return _spell(template, claimed, fact, chance, nouns)
 
 
@@ -207,7 +214,7 @@ def _spell(
         color=COLOR_NAMES[fact.new[COLOR] - 1],
         was=COLOR_NAMES[fact.old[COLOR] - 1],
         place=place,
-        count=COUNT_WORDS[fact.count],
+        count=COUNT_WORDS[fact.number],
     )
 
 

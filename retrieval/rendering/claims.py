@@ -127,20 +127,20 @@ class Claim:
         if self.kind in ("lacks", "empty"):
             return ~there.any(-1) | np.zeros(was_there.shape[:-1], dtype=bool)
         if self.kind == "loses":
-            return ~there.any(-1) & was_there.any(-1)
+            return np.asarray(~there.any(-1) & was_there.any(-1))
         if self.kind in ("instead", "turns"):
             return (there & _matches(self.old, before)).any(-1)
         if self.kind in ("bigger", "smaller"):
             now, then = (2, 1) if self.kind == "bigger" else (1, 2)
             grown = (after[..., SIZE] == now) & (before[..., SIZE] == then)
-            return (there & grown).any(-1)
+            return np.asarray((there & grown).any(-1))
         if self.kind == "more":
             return there.sum(-1) > was_there.sum(-1)
         if self.kind == "fewer":
             return there.sum(-1) < was_there.sum(-1)
         if self.kind == "count":
             return (there.sum(-1) == self.count) | np.zeros(was_there.shape[:-1], dtype=bool)
-        return (reference == target).all((-1, -2))  # "same"
+        return np.asarray((reference == target).all((-1, -2)))  # "same"
 
 
 def _matches(codes: tuple[int, int, int], cells: np.ndarray) -> np.ndarray:
@@ -215,7 +215,9 @@ def read_clause(clause: str) -> Claim | None:
         if match is None:
             continue
         slot = match.groupdict()
-        new = _codes(slot.get("new") or " ".join(filter(None, (slot.get("color"), slot.get("noun")))))
+        new = _codes(
+            slot.get("new") or " ".join(filter(None, (slot.get("color"), slot.get("noun"))))
+        )
         old = _codes(slot.get("old") or slot.get("was"))
         place = PLACE_WORDS[slot["place"]] if slot.get("place") else frozenset(range(CELLS))
         count = COUNT_WORDS.index(slot["count"]) if slot.get("count") else 0

@@ -187,7 +187,9 @@ def test_rows_chooses_and_repeats(dialog):
 def test_with_rows_replaces_these_rows_alone(dialog):
     rng = np.random.default_rng(0)
     state = dialog.listen(random_states(dialog, 6), rng)
-    other = dialog.listen(dialog.show_image(random_states(dialog, 2, seed=8), np.array([1, 2])), rng)
+    other = dialog.listen(
+        dialog.show_image(random_states(dialog, 2, seed=8), np.array([1, 2])), rng
+    )
     kept = copy.deepcopy(state)
     mixed = state.with_rows(np.array([5, 1]), other)
     assert_equal_states(state, kept)  # a new state: the old one is as it was

@@ -1,0 +1,381 @@
+"""Policy improvement against candidates that are played on one dialog at a time."""
+
+import copy
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from agents.policy_improvement import (
+    Improvement,
+    Players,
+    candidate_loss,
+    freeze_images,
+    improve_epoch,
+    look_ahead,
+    published_loss,
+    target_copy,
+)
+from agents.supervised import Training, pretrain_epoch
+from agents.tracker import AGENTS, DialogTracker
+from envs.dialog import Dialog, DialogState, draw_pair
+from envs.factory import make_dialog
+from retrieval.rendering.captions import DRAWS
+from user_simulator import NoisyUser
+
+BATCH, TURNS = 6, 3
+FORMS = ["improved", "published"]
+
+
+@pytest.fixture(scope="module")
+def scenes(tiny_root: Path) -> Dialog:
+    """Dialogs over the 64 train scenes, one-hot."""
+    return make_dialog(root=tiny_root, encoder="scene")
+
+
+def pretrained(name: str, dialog: Dialog) -> DialogTracker:
+    """An agent after a moment of training, without dropout."""
+    torch.manual_seed(2)
+    agent = AGENTS[name](dialog.vocabulary, dialog.gallery.features.shape[1], 24)
+    for module in agent.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    optimizer = torch.optim.Adam(agent.parameters(), lr=3e-3)
+    list(pretrain_epoch(agent, dialog, optimizer, 0, Training(16, 64, TURNS, "triplet")))
+    return agent
+
+
+@pytest.fixture(scope="module")
+def start(scenes: Dialog) -> dict[str, DialogTracker]:
+    return {name: pretrained(name, scenes) for name in AGENTS}
+
+
+# the look-ahead
+
+
+class Row:
+    """One dialog's draws out of the numbers that were made for all of them."""
+
+    def __init__(self, blocks: list[np.ndarray], row: int):
+        self.blocks, self.row = list(blocks), row
+
+    def random(self, size: tuple[int, int]) -> np.ndarray:
+        block = self.blocks.pop(0)
+        assert size == (1, block.shape[1])
+        return block[self.row : self.row + 1]
+
+
+def slow_look_ahead(
+    target: DialogTracker,
+    dialog: Dialog,
+    state: DialogState,
+    candidates: np.ndarray,
+    memory: torch.Tensor,
+    turns: int,
+    policy: Improvement,
+    seed: int,
+) -> np.ndarray:
+    """Every candidate of every dialog on its own, by `predict` and the rules of the dialog."""
+    rng = np.random.default_rng(seed)
+    score = np.zeros(candidates.shape)
+    for _ in range(policy.rollouts):
+        blocks = [rng.random((BATCH, size)) for _ in range(turns) for size in (2, DRAWS)]
+        for b in range(BATCH):
+            for k in range(candidates.shape[1]):
+                draws, recalled = Row(blocks, b), memory[b : b + 1]
+                one = dialog.show_image(state.rows(np.array([b])), candidates[b, k : k + 1])
+                for _ in range(turns):
+                    one = dialog.listen(one, draws)
+                    query, recalled = target.predict(dialog.observe(one), recalled)
+                    one = dialog.show(one, query)
+                    rank = float(one.rank[0])
+                    score[b, k] += rank if policy.form == "published" else math.log2(1 + rank)
+    return score
+
+
+@pytest.mark.parametrize("rollouts", [1, 2])
+@pytest.mark.parametrize(("name", "form"), [("tracker", "improved"), ("published", "published")])
+def test_look_ahead_is_the_slow_loop(
+    name: str, form: str, rollouts: int, scenes: Dialog, start: dict[str, DialogTracker]
+) -> None:
+    target = target_copy(start[name])
+    size = len(scenes.gallery)
+    dialog = scenes.with_(
+        index=target.index(scenes.gallery.features), user=NoisyUser(scenes.user, 0.4, size)
+    )
+    rng = np.random.default_rng(0)
+    images = rng.permutation(size)[: 2 * BATCH].reshape(2, BATCH)
+    state = dialog.listen(dialog.start(*images), rng)
+    query, memory = target.predict(dialog.observe(state))
+    candidates = dialog.index.search(query, 4)
+    players = Players(start[name], target, dialog)
+    policy = Improvement(form, 4, rollouts=rollouts)
+    for turns_left in (2, 1):
+        fast = look_ahead(
+            players, state, candidates, memory, turns_left, policy, np.random.default_rng(8)
+        )
+        slow = slow_look_ahead(
+            target, dialog, state, candidates, memory, turns_left, policy, seed=8
+        )
+        assert fast.shape == (BATCH, 4)
+        assert (np.ptp(slow, axis=1) > 0).any()
+        np.testing.assert_allclose(fast, slow, atol=1e-6)
+
+    # the last turn of a dialog: one extra turn, so that there is an outcome
+    extra = look_ahead(players, state, candidates, memory, 0, policy, np.random.default_rng(8))
+    np.testing.assert_array_equal(extra, fast)
+
+
+def test_a_repeated_candidate_has_the_same_outcome(
+    scenes: Dialog, start: dict[str, DialogTracker]
+) -> None:
+    """Common random numbers: with a user who draws, equal candidates differ by nothing."""
+    target = target_copy(start["tracker"])
+    noisy = scenes.with_(
+        index=target.index(scenes.gallery.features), user=NoisyUser(scenes.user, 0.5, 64)
+    )
+    state = noisy.start(np.arange(BATCH), np.arange(BATCH) + 20)
+    candidates = np.full((BATCH, 3), 40)
+    score = look_ahead(
+        Players(target, target, noisy), state, candidates, None, 3, Improvement(),
+        np.random.default_rng(0),
+    )  # fmt: skip
+    assert np.ptp(score, axis=1).max() == 0
+    assert np.ptp(score, axis=0).max() > 0
+
+
+# the losses
+
+
+def test_published_loss_is_the_loop(scenes: Dialog, start: dict[str, DialogTracker]) -> None:
+    agent = start["published"]
+    features = torch.from_numpy(scenes.gallery.features)
+    policy = Improvement("published", tau=0.3, negatives=5)
+    best, goals = np.arange(BATCH) + 3, np.arange(BATCH) + 30
+    query = torch.randn(BATCH, agent.dim, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        points = agent.embed(features).double().numpy()
+        goal = agent.embed(features[goals])
+        loss = published_loss(
+            agent, query, best, goal, features, policy, np.random.default_rng(4)
+        ).item()
+    negatives = np.random.default_rng(4).integers(len(features), size=(BATCH, 5))
+    each = []
+    for b in range(BATCH):
+        at = query[b].double().numpy()
+        distance = [((at - points[image]) ** 2).sum() for image in [best[b], *negatives[b]]]
+        weights = [math.exp(-(d - distance[0]) / policy.tau) for d in distance]
+        each.append(-math.log(1 / sum(weights)) + ((at - points[goals[b]]) ** 2).sum())
+    assert loss == pytest.approx(sum(each) / BATCH, rel=1e-5)
+
+
+def test_published_loss_anchor(scenes: Dialog, start: dict[str, DialogTracker]) -> None:
+    """Five negatives as far away as a*: ln 6, and the squared distance to the target."""
+    agent = start["tracker"]  # unit-norm embeddings: all equally far from the origin
+    features = torch.from_numpy(scenes.gallery.features)
+    goal = torch.full((BATCH, agent.dim), 0.5)
+    loss = published_loss(
+        agent, torch.zeros(BATCH, agent.dim), np.arange(BATCH), goal, features,
+        Improvement("published", negatives=5), np.random.default_rng(0),
+    )  # fmt: skip
+    assert loss.item() == pytest.approx(math.log(6) + 0.25 * agent.dim, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_candidate_loss_is_the_loop(
+    name: str, scenes: Dialog, start: dict[str, DialogTracker]
+) -> None:
+    agent = start[name]
+    features = torch.from_numpy(scenes.gallery.features)
+    rng = np.random.default_rng(1)
+    candidates = np.stack([rng.permutation(len(features))[:4] for _ in range(BATCH)])
+    score = rng.random((BATCH, 4)) * 5
+    score[2] = 1.5  # nothing to learn from equal outcomes
+    query = torch.randn(BATCH, agent.dim, generator=torch.Generator().manual_seed(0))
+    query.requires_grad_()
+    loss = candidate_loss(agent, query, candidates, score, features)
+    loss.backward()
+
+    points = agent.embed(features).double().detach().numpy()
+    scale = math.exp(agent.get_parameter("scale").item())
+    each = []
+    for b in range(BATCH):
+        if b == 2:
+            continue
+        at = query[b].double().detach().numpy()
+        if name == "published":
+            logits = [-scale * ((at - points[image]) ** 2).sum() for image in candidates[b]]
+        else:
+            logits = [scale * (at @ points[image]) for image in candidates[b]]
+        label = min(range(4), key=lambda k: score[b, k])
+        logsum = math.log(sum(math.exp(logit - max(logits)) for logit in logits)) + max(logits)
+        each.append(logsum - logits[label])
+    assert loss.item() == pytest.approx(sum(each) / (BATCH - 1), rel=1e-4)
+    assert query.grad is not None
+    assert (query.grad[2] == 0).all()
+    assert (query.grad[[0, 1, 3, 4, 5]].abs().amax(1) > 0).all()
+
+
+def test_candidate_loss_of_equal_outcomes_alone_is_zero(
+    scenes: Dialog, start: dict[str, DialogTracker]
+) -> None:
+    features = torch.from_numpy(scenes.gallery.features)
+    query = torch.randn(2, start["tracker"].dim)
+    candidates = np.array([[1, 2], [3, 4]])
+    loss = candidate_loss(start["tracker"], query, candidates, np.ones((2, 2)), features)
+    assert loss.item() == 0
+
+
+# an epoch
+
+
+def by_hand(
+    agent: DialogTracker,
+    target: DialogTracker,
+    dialog: Dialog,
+    how: Training,
+    policy: Improvement,
+    epoch: int,
+) -> tuple[torch.Tensor, list[np.ndarray], float]:
+    """The first batch as systems.md 2.5 tells it (published), or as `improve_epoch` does."""
+    rng = np.random.default_rng([how.seed, epoch])
+    size = len(dialog.gallery)
+    pairs = np.array([draw_pair(rng, size) for _ in range(how.batch_size)])
+    features = torch.from_numpy(dialog.gallery.features)
+    own = dialog.with_(index=agent.index(dialog.gallery.features))
+    ahead = dialog.with_(index=target.index(dialog.gallery.features))
+    state = own.start(pairs[:, 0], pairs[:, 1])
+    memory = target_memory = None
+    losses, wins, ranks = [], [], []
+    for turn in range(how.turns):
+        state = own.listen(state, rng)
+        seen = own.observe(state)
+        query, memory = agent.respond(
+            agent.embed(features[state.reference]), torch.from_numpy(seen["caption"]), memory
+        )
+        proposal, target_memory = target.predict(seen, target_memory)
+        candidates = ahead.index.search(proposal, policy.top_k)
+        players = Players(agent, target, ahead)
+        left = how.turns - (turn + 1)
+        score = look_ahead(players, state, candidates, target_memory, left, policy, rng)
+        best = np.array([row[np.argmin(s)] for row, s in zip(candidates, score, strict=True)])
+        wins.append(np.mean([row[0] == image for row, image in zip(candidates, best, strict=True)]))
+        asked = agent.asked(query.detach()).numpy()
+        ranks.append(own.index.rank(asked, state.target))
+        goal = agent.embed(features[state.target])
+        if policy.form == "published":
+            losses.append(published_loss(agent, query, best, goal, features, policy, rng))
+            state = own.show_image(state, best)  # the dialog goes on with the winner
+            continue
+        if how.loss == "triplet":
+            other = agent.embed(features[rng.integers(size, size=len(query))])
+            hinge = ((query - goal) ** 2).sum(1) - ((query - other) ** 2).sum(1) + how.margin
+            supervised = hinge.clamp(min=0).mean()
+        else:
+            logits = agent.get_parameter("scale").exp() * query @ goal.T
+            same = torch.from_numpy(state.target[:, None] == state.target[None])
+            logits[same & ~torch.eye(len(query), dtype=torch.bool)] = -torch.inf
+            supervised = -logits.log_softmax(1).diagonal().mean()
+        chosen = candidate_loss(agent, query, candidates, score, features)
+        losses.append(supervised + policy.weight * chosen)
+        state = own.show(state, asked)  # the dialog goes on with the learner's own choice
+    total = sum(losses)
+    return total if policy.form == "published" else total / how.turns, ranks, float(np.mean(wins))
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "loss"),
+    [
+        ("tracker", "improved", "in_batch"),
+        ("tracker", "improved", "triplet"),
+        ("published", "published", "triplet"),
+        ("tracker", "published", "in_batch"),
+    ],
+)
+def test_one_step_is_the_one_taken_by_hand(
+    name: str, form: str, loss: str, scenes: Dialog, start: dict[str, DialogTracker]
+) -> None:
+    how = Training(BATCH, BATCH, TURNS, loss, margin=0.3, seed=9)
+    policy = Improvement(form, weight=0.7)
+    target = target_copy(start[name])
+    agent = copy.deepcopy(start[name])
+    with torch.no_grad():  # the learner has moved away from the target network
+        for parameter in agent.parameters():
+            parameter.add_(0.03 * torch.randn_like(parameter))
+    if form == "published":
+        agent.get_submodule("image").load_state_dict(target.get_submodule("image").state_dict())
+        freeze_images(agent)
+    slow = copy.deepcopy(agent).train()
+    expected, ranks, wins = by_hand(slow, target, scenes.with_(max_turns=TURNS), how, policy, 2)
+
+    optimizer = torch.optim.SGD([p for p in agent.parameters() if p.requires_grad], lr=0.5)
+    (step,) = improve_epoch(agent, target, scenes, optimizer, 2, how, policy)
+    assert step.loss == pytest.approx(expected.item(), rel=1e-4)
+    np.testing.assert_allclose(step.ranks[:, 1:], np.stack(ranks, axis=1))
+    assert step.parts == {"first_candidate_wins": pytest.approx(wins)}
+
+    expected.backward()
+    torch.nn.utils.clip_grad_norm_(slow.parameters(), 5.0)
+    for (label, before), after in zip(slow.named_parameters(), agent.parameters(), strict=True):
+        moved = torch.zeros_like(before) if before.grad is None else 0.5 * before.grad
+        torch.testing.assert_close(after, before - moved, rtol=1e-3, atol=1e-5, msg=label)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", AGENTS)
+def test_an_epoch_changes_the_learner_alone(
+    name: str, form: str, scenes: Dialog, start: dict[str, DialogTracker]
+) -> None:
+    agent, target = copy.deepcopy(start[name]), target_copy(start[name])
+    assert not target.training
+    assert not any(parameter.requires_grad for parameter in target.parameters())
+    target.train = agent.train  # type: ignore[method-assign]  # nobody may switch its mode
+    before = copy.deepcopy(target.state_dict())
+    if form == "published":
+        freeze_images(agent)
+    trained = [parameter for parameter in agent.parameters() if parameter.requires_grad]
+    how, policy = Training(BATCH, 2 * BATCH, TURNS, "triplet", margin=2.0), Improvement(form)
+    optimizer = torch.optim.Adam(trained, lr=1e-3)
+    steps = list(improve_epoch(agent, target, scenes, optimizer, 0, how, policy))
+    assert len(steps) == 2
+    assert not target.training
+    for key, value in target.state_dict().items():
+        assert torch.equal(value, before[key]), key  # BatchNorm's statistics too
+    unchanged = {
+        key for key, value in agent.named_parameters() if torch.equal(value.detach(), before[key])
+    }
+    if form == "published":  # no learned scale in it, and the image space stays
+        assert unchanged == {"image.weight", "image.bias", "scale"}
+    else:
+        assert unchanged == set()
+
+
+def test_freezing_the_images_keeps_the_gallery_in_place(
+    scenes: Dialog, start: dict[str, DialogTracker]
+) -> None:
+    agent = copy.deepcopy(start["published"])
+    freeze_images(agent)
+    frozen = {key for key, value in agent.named_parameters() if not value.requires_grad}
+    assert frozen == {"image.weight", "image.bias"}
+
+
+def test_the_same_epoch_again(scenes: Dialog, start: dict[str, DialogTracker]) -> None:
+    losses = []
+    for seed in (1, 1, 2):
+        agent = copy.deepcopy(start["tracker"])
+        optimizer = torch.optim.Adam(agent.parameters(), lr=1e-3)
+        how = Training(BATCH, 2 * BATCH, TURNS, seed=seed)
+        steps = improve_epoch(agent, target_copy(agent), scenes, optimizer, 3, how, Improvement())
+        losses.append([step.loss for step in steps])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_bad_settings_are_named() -> None:
+    with pytest.raises(ValueError, match=r"unknown improvement 'publish'\. Did you mean 'publ"):
+        Improvement("publish")
+    with pytest.raises(ValueError, match="at least 2 candidates and 1 roll-out, got 1 and 1"):
+        Improvement(top_k=1)
+    with pytest.raises(ValueError, match="at least 2 candidates and 1 roll-out, got 4 and 0"):
+        Improvement(rollouts=0)
