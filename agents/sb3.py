@@ -102,20 +102,26 @@ class SB3Agent:
 
     Args:
         model: trained on a dialog environment.
-        gallery_size: N; a discrete action space of this size chooses images, a smaller one
-            among candidates.
+        gallery_size: N, for models that choose images by number.
+
+    Raises:
+        ValueError: the model chooses images of a gallery of another size.
     """
 
     def __init__(self, model: BaseAlgorithm, gallery_size: int):
         self.model = model
         space = model.action_space
-        if isinstance(space, spaces.Discrete):
-            chooses_images = int(space.n) == gallery_size
-            self.mode = (
-                ActionMode("image") if chooses_images else ActionMode("candidate", int(space.n))
-            )
-        else:
+        if not isinstance(space, spaces.Discrete):
             self.mode = ActionMode("query")
+        elif "candidates" in getattr(model.observation_space, "spaces", {}):
+            self.mode = ActionMode("candidate", int(space.n))
+        elif int(space.n) == gallery_size:
+            self.mode = ActionMode("image")
+        else:
+            raise ValueError(
+                f"the model chooses among {space.n} images, this gallery has {gallery_size}; "
+                "train it with action='query' or 'candidate' to play on another gallery"
+            )
 
     def predict(
         self,

@@ -101,7 +101,7 @@ def load_pictures(root: Path, split: str, look: str = "3d") -> np.ndarray:
             np.save(temporary, _decode(root, split, look))
     try:
         return np.load(path, mmap_mode="r")
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise ValueError(f"{path} is incomplete ({error}); delete it and try again") from error
 
 

@@ -75,7 +75,7 @@ def build(root: Path, spec: BuildSpec | None = None, workers: int | None = None)
         raise ValueError(
             f"{root} is not empty and holds no complete CSS data; choose another folder"
         )
-    partial_root = root.with_name(f".{root.name}.partial")
+    partial_root = root.with_name(f".{root.name}.{spec.name}.partial")
     (partial_root / "images").mkdir(parents=True, exist_ok=True)
 
     archive, scenes = _sample(spec)
