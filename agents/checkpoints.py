@@ -77,6 +77,9 @@ def load_checkpoint(path: Path, vocabulary: Vocabulary | None = None) -> Checkpo
         content = torch.load(path, map_location="cpu", weights_only=True)
         agent = make_agent(content["spec"], Vocabulary(content["words"]), content["feature_dim"])
         agent.load_state_dict(content["weights"])
+        spec, epoch, optimizer, arguments = (
+            content[key] for key in ("spec", "epoch", "optimizer", "arguments")
+        )
     except Exception as error:
         raise ValueError(
             f"{path} is not a checkpoint that train_sl or train_rl saved ({type(error).__name__})"
@@ -86,13 +89,7 @@ def load_checkpoint(path: Path, vocabulary: Vocabulary | None = None) -> Checkpo
             f"{path} knows another vocabulary ({len(agent.vocabulary)} words) than the "
             f"environment ({len(vocabulary)} words); train it on this environment"
         )
-    return Checkpoint(
-        agent.eval(),
-        content["spec"],
-        int(content["epoch"]),
-        content["optimizer"],
-        content["arguments"],
-    )
+    return Checkpoint(agent.eval(), spec, epoch, optimizer, arguments)
 
 
 def _plain(value: Any) -> Any:

@@ -72,7 +72,8 @@ def _imported(specification: str, dialog: Dialog) -> Agent:
         raise ValueError(f"cannot import agent {specification!r}: {error}") from error
     finally:
         sys.path.pop(0)
-    agent = found if hasattr(found, "predict") and not isinstance(found, type) else found(dialog)
+    ready = hasattr(found, "predict") and not isinstance(found, type)
+    agent = found(dialog) if callable(found) and not ready else found
     if not hasattr(agent, "predict"):
         raise ValueError(f"{specification!r} has no predict(); expected Stable-Baselines3's")
     return agent

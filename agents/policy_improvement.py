@@ -206,20 +206,16 @@ def candidate_loss(
 ) -> Tensor:
     """Cross-entropy of the winner among the K candidates under the learner's own scores.
 
-    Roll-outs are noisy: a row counts by the square of the winner's lead over the mean of the
-    others, so that what teaches is chiefly where the choice mattered, as when one candidate is
-    the target. Rows whose outcomes are all equal teach nothing.
+    Rows whose outcomes are all equal teach nothing and are left out. (Weighting the rows by the
+    winner's lead was tried and did worse: see the README.)
     """
     embedded = agent.searched(agent.embed(features[torch.from_numpy(candidates)]).flatten(0, 1))
     offered = embedded.unflatten(0, candidates.shape)  # (B, K, D)
     logits = agent.scale.exp() * torch.einsum("bd,bkd->bk", agent.asked(query), offered)
     label = torch.from_numpy(score.argmin(axis=1))
-    count = candidates.shape[1]
-    best = score.min(axis=1)
-    lead = (score.sum(axis=1) - best) / (count - 1) - best  # (B,) over the mean of the others
-    clear = torch.from_numpy(np.square(lead)).float()
+    told = torch.from_numpy(score.max(axis=1) > score.min(axis=1)).float()
     each = F.cross_entropy(logits, label, reduction="none")
-    return (each * clear).sum() / clear.sum().clamp(min=1e-6)
+    return (each * told).sum() / told.sum().clamp(min=1.0)
 
 
 def published_loss(

@@ -38,7 +38,7 @@ def saved_epochs(folder: Path, prefix: str) -> dict[int, Path]:
 def starting_point(
     folder: Path, prefix: str, resume: bool, overwrite: bool, vocabulary: Vocabulary
 ) -> Checkpoint | None:
-    """The checkpoint to go on from, or None for a new run.
+    """The checkpoint to go on from, or None for a new run (which then replaces older ones).
 
     Raises:
         ValueError: the folder holds checkpoints and neither `resume` nor `overwrite` was
@@ -54,8 +54,6 @@ def starting_point(
             f"{folder} already holds {list(saved.values())[-1].name}; go on with --resume, start "
             "anew with --overwrite, or choose another --model-folder"
         )
-    for path in saved.values():
-        path.unlink()
     return None
 
 
@@ -92,6 +90,9 @@ def run_epochs(
     from torch.utils.tensorboard import SummaryWriter
 
     folder.mkdir(parents=True, exist_ok=True)
+    if epochs.start == 0:  # a new run, now that all arguments have proved good
+        for path in saved_epochs(folder, prefix).values():
+            path.unlink()
     log = _load_log(folder / f"{prefix}-metrics.json", epochs.start)
     with SummaryWriter(str(folder / "logs" / prefix), purge_step=epochs.start * batches) as writer:
         for epoch in epochs:
@@ -114,11 +115,12 @@ def run_epochs(
                 _log_dialogs(writer, played, test, test_pairs, (epoch + 1) * batches)
                 print(_line(prefix, numbers), file=sys.stderr)
             log.append(numbers)
+            # The checkpoint last: a run stopped in between plays this epoch again.
+            with atomic_write(folder / f"{prefix}-metrics.json") as temporary:
+                temporary.write_text(json.dumps(log, indent=1))
             save_checkpoint(
                 folder / f"{prefix}-{epoch}.pt", agent, spec, epoch, optimizer, arguments
             )
-            with atomic_write(folder / f"{prefix}-metrics.json") as temporary:
-                temporary.write_text(json.dumps(log, indent=1))
 
 
 def evaluate(agent: DialogTracker, dialog: Dialog, pairs: int, seed: int = 12345) -> Played:

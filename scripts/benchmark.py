@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from scripts.common import DialogArgs, dialog_of, dialog_options, run
+from scripts.common import DialogArgs, dialog_of, dialog_options, run, writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +70,7 @@ def compare_agents(args: Args) -> str:
     dialog = dialog_of(args, args.split, args.turns)
     dialog = dialog.with_(index=ExactIndex(dialog.gallery.features, args.ties))
     agents = {name: load_agent(what, dialog, args.seed) for name, what in given.items()}
-    args.out.mkdir(parents=True, exist_ok=True)
+    writable(args.out)
 
     target, reference = evaluation_pairs(len(dialog.gallery), args.pairs, args.seed)
     played: dict[str, Played] = {}

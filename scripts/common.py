@@ -100,3 +100,16 @@ def gallery_of(args: DialogArgs, split: str) -> tuple[Gallery, list[Triplet]]:
 
     options = dialog_options(args)
     return load_gallery(options["root"], options.get("look", "3d"), split, options["encoder"])
+
+
+def writable(folder: Path) -> None:
+    """Make a folder and try it, so that hours of work do not end at a closed door.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    import tempfile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass

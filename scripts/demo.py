@@ -38,11 +38,11 @@ class Args:
     """A CSS folder; by default the built-in data in the cache, made when missing."""
     captioner_epochs: int = 3
     """Training of the neural user, if it was not trained yet."""
-    warm_up_epochs: int = 4
+    warm_up_epochs: int = 3
     """Passes over single captions before the dialogs of each supervised start."""
-    sl_dialogs: int = 6_000
+    sl_dialogs: int = 5_000
     """Dialogs of each supervised start."""
-    rl_dialogs: int = 1_500
+    rl_dialogs: int = 1_000
     """Dialogs of policy improvement, and of supervised training continued instead."""
     batch_size: int = 32
     """Dialogs advanced together in the supervised starts."""

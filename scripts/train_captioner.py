@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tyro
 
-from scripts.common import run
+from scripts.common import run, writable
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ def main() -> None:
         from user_simulator.quality import train_and_report
 
         path = args.out or captioner_path(args.data_path, args.look, args.encoder)
+        if args.out is not None:
+            writable(args.out.parent)
         train_and_report(
             args.data_path, args.look, args.encoder, path,
             args.epochs, args.batch_size, args.lr, args.hidden_size, args.seed,

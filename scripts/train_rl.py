@@ -89,6 +89,7 @@ def train(args: Args) -> None:
     )  # fmt: skip
     done = starting_point(args.model_folder, "rl", args.resume, args.overwrite, dialog.vocabulary)
     agent = done.agent if done else start.agent
+    agent.index(dialog.gallery.features[:2])  # refuses features of another size now
     published_target = target_copy(load_checkpoint(args.pretrained_model).agent)
     if policy.form == "published":
         freeze_images(agent)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
-from scripts.common import DialogArgs, dialog_of, gallery_of, run
+from scripts.common import DialogArgs, dialog_of, gallery_of, run, writable
 
 if TYPE_CHECKING:
     import torch
@@ -98,10 +98,12 @@ def train(args: Args) -> None:
         raise ValueError(
             "the published tracker has no unit-norm space; train it with --loss triplet"
         )
+    agent.index(dialog.gallery.features[:2])  # refuses features of another size now
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.lr, weight_decay=1e-8)
     if done is not None:
         optimizer.load_state_dict(done.optimizer)
     elif args.pretrained_model is None and args.warm_up_epochs:
+        writable(args.model_folder)
         warm_up_agent(args, agent, optimizer, how)
     run_epochs(
         "sl", agent, spec, optimizer,

@@ -58,7 +58,9 @@ def test_saved_equals_loaded(spec: dict[str, Any], tiny_dialog: Dialog, tmp_path
     assert loaded.arguments["nothing"] is None
 
     seen = tiny_dialog.observe(
-        tiny_dialog.listen(tiny_dialog.start(np.arange(4), np.arange(4) + 9), np.random.default_rng(0))
+        tiny_dialog.listen(
+            tiny_dialog.start(np.arange(4), np.arange(4) + 9), np.random.default_rng(0)
+        )
     )
     assert np.array_equal(loaded.agent.predict(seen)[0], agent.predict(seen)[0])
 
@@ -91,9 +93,7 @@ class Bomb:
         return os.mkdir, (os.environ["BOMB"],)
 
 
-def test_code_in_a_checkpoint_does_not_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BOMB", str(tmp_path / "exploded"))
     for name, save in (("zip.pt", torch.save), ("pickle.pt", None)):
         if save is not None:
@@ -128,9 +128,12 @@ def test_a_missing_or_damaged_file(tiny_dialog: Dialog, tmp_path: Path) -> None:
     content = torch.load(path, weights_only=True)
     del content["weights"]["image.weight"]
     torch.save(content, incomplete)
+    content = torch.load(path, weights_only=True)
+    del content["optimizer"]
+    torch.save(content, tmp_path / "weights-alone.pt")
     path.write_bytes(whole[: len(whole) // 2])
     (tmp_path / "empty.pt").write_bytes(b"")
-    for name in ("a.pt", "empty.pt", "foreign.pt", "incomplete.pt"):
+    for name in ("a.pt", "empty.pt", "foreign.pt", "incomplete.pt", "weights-alone.pt"):
         with pytest.raises(ValueError, match=rf"{name} is not a checkpoint that train_sl"):
             load_checkpoint(tmp_path / name)
 

@@ -156,7 +156,10 @@ def test_a_saved_model_plays(
     model.save(path)
     loaded = load_sb3(path, len(scenes.gallery))
     assert isinstance(loaded, SB3Agent)
-    assert (loaded.mode.name, loaded.mode.candidates) == (action, 5 if action == "candidate" else 16)
+    assert (loaded.mode.name, loaded.mode.candidates) == (
+        action,
+        5 if action == "candidate" else 16,
+    )
 
     target, reference = evaluation_pairs(64, 10, seed=0)
     played = run_dialogs(scenes, loaded, target, reference)

@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from agents.supervised import Step, Training, pretrain_epoch
+from agents.supervised import (
+    WARM_UP,
+    WARM_UP_BATCH,
+    Step,
+    Training,
+    pretrain_epoch,
+    warm_up,
+)
 from agents.tracker import AGENTS, DialogTracker
 from envs.dialog import Dialog, draw_pair
-from envs.factory import make_dialog
+from envs.factory import load_gallery, make_dialog
 
 BATCH, TURNS = 12, 3
 CASES = [("tracker", "in_batch"), ("tracker", "triplet"), ("published", "triplet")]
@@ -185,6 +192,53 @@ def test_an_epoch_draws_from_seed_and_epoch_alone(scenes: Dialog) -> None:
         how = Training(BATCH, BATCH, TURNS, seed=seed)
         first[seed, epoch] = train(make("tracker", scenes), scenes, how, [epoch])[0][0].loss
     assert len(set(first.values())) == 3
+
+
+# the warm-up
+
+
+def test_the_warm_up_is_single_turns_over_the_captions(tiny_root: Path, scenes: Dialog) -> None:
+    """One step by hand: the composed query of a triplet against its target, no user, no memory."""
+    gallery, triplets = load_gallery(tiny_root, encoder="scene")
+    triplets = triplets[: 2 * WARM_UP_BATCH + 5]
+    how = Training(loss="in_batch", seed=2)
+    agent = make("tracker", scenes, dropout=0.0)
+    slow = copy.deepcopy(agent).train()
+    optimizer = torch.optim.SGD(agent.parameters(), lr=0.5)
+    losses = warm_up(agent, gallery, triplets, optimizer, 2, how)
+    first = next(losses)
+
+    order = np.random.default_rng([2, WARM_UP]).permutation(len(triplets))
+    rows = [triplets[at] for at in order[:WARM_UP_BATCH]]
+    features = torch.from_numpy(gallery.features)
+    ids = scenes.vocabulary.encode([row.caption for row in rows], 16)
+    shown = slow.embed(features[[row.reference for row in rows]])
+    query, _ = slow.respond(shown, torch.from_numpy(ids), None)
+    goal = slow.embed(features[[row.target for row in rows]])
+    logits = slow.get_parameter("scale").exp() * query @ goal.T
+    for b, row in enumerate(rows):
+        for j, other in enumerate(rows):
+            if j != b and other.target == row.target:
+                logits[b, j] = -math.inf
+    loss = -logits.log_softmax(1).diagonal().mean()
+    assert first == pytest.approx(loss.item(), rel=1e-4)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(slow.parameters(), 5.0)
+    for before, after in zip(slow.parameters(), agent.parameters(), strict=True):
+        moved = torch.zeros_like(before) if before.grad is None else 0.5 * before.grad
+        torch.testing.assert_close(after, before - moved, rtol=1e-3, atol=1e-5)
+    assert len(list(losses)) == 2 * 2 - 1  # whole batches only, two passes
+
+
+def test_the_warm_up_teaches(tiny_root: Path, scenes: Dialog) -> None:
+    gallery, triplets = load_gallery(tiny_root, encoder="scene")
+    agent = make("tracker", scenes)
+    optimizer = torch.optim.Adam(agent.parameters(), lr=1e-2)
+    losses = list(warm_up(agent, gallery, triplets, optimizer, 8, Training(seed=2)))
+    assert np.mean(losses[-2:]) < 0.8 * np.mean(losses[:2])
+    again = make("tracker", scenes)
+    optimizer = torch.optim.Adam(again.parameters(), lr=1e-2)
+    assert list(warm_up(again, gallery, triplets, optimizer, 8, Training(seed=2))) == losses
 
 
 def test_an_unknown_loss_is_named() -> None:
