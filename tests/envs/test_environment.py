@@ -23,6 +23,7 @@ from envs.rewards import REWARDS
 from envs.single import RENDER_MODES
 from envs.wrappers import TextCaption
 from retrieval.gallery import Gallery
+from retrieval.text import Vocabulary
 
 FORMS = ("single", "sync", "async", "native")
 SAME_STEP = {"autoreset_mode": AutoresetMode.SAME_STEP}
@@ -787,6 +788,10 @@ def test_text_caption_has_room_and_letters_for_any_caption(tiny_dialog):
         def describe(self, reference, target, rng):
             return ["Isn't it 2-tone, <ODD> & très weird?", "w" * 40 + " word" * 40][: len(target)]
 
+    class Shouter:
+        def describe(self, reference, target, rng):
+            return [" ".join(["w" * 40] * 16)] * len(target)
+
     env = TextCaption(make(tiny_dialog.with_(user=Stranger())))
     observation, _ = env.reset(seed=0)
     assert observation in env.observation_space
@@ -794,6 +799,11 @@ def test_text_caption_has_room_and_letters_for_any_caption(tiny_dialog):
     letters = env.observation_space["caption"].character_set
     for word in tiny_dialog.vocabulary.words:
         assert set(word) <= letters
+    env.unwrapped.dialog.vocabulary = Vocabulary(["w" * 40])
+    env.unwrapped.dialog.user = Shouter()
+    observation, _ = env.reset(seed=0)
+    assert observation["caption"].startswith("w" * 40 + " ")
+    assert observation in env.observation_space  # cut, if it must be
     longest = max(map(len, tiny_dialog.vocabulary.words))
     assert 16 * (longest + 1) <= env.observation_space["caption"].max_length
 

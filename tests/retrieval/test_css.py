@@ -560,11 +560,12 @@ def test_pickles_of_python_2_are_read(tmp_path):
             b"}q\x08(U\x0bobjects_imgq\x09]q\x0a]q\x0b}q\x0c(U\x05shapeq\x0dU\x06circleq\x0e"
             b"U\x05colorq\x0fU\x03redq\x10U\x04sizeq\x11U\x05largeq\x12U\x03posq\x13]q\x14"
             b"(G?\xe0\x00\x00\x00\x00\x00\x00G?\xe0\x00\x00\x00\x00\x00\x00euaa"
-            b"U\x04modsq\x15]q\x16usatb."
+            b"U\x06labelsq\x15]q\x16U\x04caf\xe9q\x17ausatb."
         )
     scenes = css.load_scenes(tmp_path, "train")
     assert scenes.shape == (1, 9, 3)
     assert scenes[0, 4].tolist() == [2, 2, 2]
+    assert load_pickled(tmp_path / ARCHIVE).item()["train"]["labels"] == ["caf\u00e9"]
 
 
 @pytest.mark.parametrize("kept", [0, 5, 60, 130, 400, -1])

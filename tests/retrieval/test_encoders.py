@@ -61,6 +61,8 @@ def test_a_place_of_the_grid_is_where_it_looks():
         with torch.inference_mode():
             changed = (model(painted)[1] - model(blank)[1]).abs().sum(-1)[0]
         by_cell = changed.view(3, side // 3, 3, side // 3).sum((1, 3)).flatten()
+        own = changed[model.cell_of == cell]  # as the loss takes it
+        assert own.sum() == pytest.approx(float(by_cell[cell]), rel=1e-4)
         assert by_cell[cell] > 0
         for other in range(9):
             if max(abs(other // 3 - row), abs(other % 3 - column)) == 2:

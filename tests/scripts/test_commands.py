@@ -30,6 +30,7 @@ from user_simulator.captioner import RelativeCaptioner
 
 TRAIN = ["--dialogs-per-epoch", 64, "--batch-size", 16, "--test-pairs", 12, "--log-interval", 2]
 SL = [*TRAIN, "--warm-up-epochs", 1]
+RL = ["--dialogs-per-epoch", 24, "--batch-size", 8, "--test-pairs", 12, "--log-interval", 2]
 
 
 class Outcome(NamedTuple):
@@ -200,10 +201,10 @@ def test_train_sl_resumed_is_train_sl_uninterrupted(
     options: list[str], world: list[object], tmp_path: Path
 ) -> None:
     arguments = [*SL, *world, *options]
-    do("train_sl", *arguments, "--epochs", 3, "--model-folder", tmp_path / "whole")
+    do("train_sl", *arguments, "--epochs", 2, "--model-folder", tmp_path / "whole")
     do("train_sl", *arguments, "--epochs", 1, "--model-folder", tmp_path / "parts")
-    do("train_sl", *arguments, "--epochs", 3, "--model-folder", tmp_path / "parts", "--resume")
-    for epoch in range(3):
+    do("train_sl", *arguments, "--epochs", 2, "--model-folder", tmp_path / "parts", "--resume")
+    for epoch in range(2):
         assert_same_checkpoint(
             tmp_path / "whole" / f"sl-{epoch}.pt", tmp_path / "parts" / f"sl-{epoch}.pt"
         )
@@ -236,15 +237,15 @@ def test_a_run_that_was_stopped_half_way_goes_on(
 def test_train_rl_resumed_is_train_rl_uninterrupted(
     models: Path, world: list[object], tmp_path: Path
 ) -> None:
-    arguments = [*TRAIN, *world, "--pretrained-model", models / "sl-1.pt", "--lr", 0.001]
+    arguments = [*RL, *world, "--pretrained-model", models / "sl-1.pt", "--lr", 0.001]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    do("train_rl", *arguments, "--epochs", 3, "--save-folder", whole)  # the original's README
+    do("train_rl", *arguments, "--epochs", 2, "--save-folder", whole)  # the original's README
     do("train_rl", *arguments, "--epochs", 1, "--model-folder", parts)
-    do("train_rl", *arguments, "--epochs", 3, "--model_folder", parts, "--resume")
+    do("train_rl", *arguments, "--epochs", 2, "--model_folder", parts, "--resume")
     assert {path.name for path in whole.iterdir()} == {
-        "rl-0.pt", "rl-1.pt", "rl-2.pt", "rl-metrics.json", "logs",
+        "rl-0.pt", "rl-1.pt", "rl-metrics.json", "logs",
     }  # fmt: skip
-    for epoch in range(3):
+    for epoch in range(2):
         assert_same_checkpoint(whole / f"rl-{epoch}.pt", parts / f"rl-{epoch}.pt")
     assert (whole / "rl-metrics.json").read_text() == (parts / "rl-metrics.json").read_text()
 
@@ -257,7 +258,7 @@ def test_train_rl_resumed_is_train_rl_uninterrupted(
 def test_the_published_form_keeps_the_images(
     models: Path, world: list[object], tmp_path: Path
 ) -> None:
-    arguments = [*TRAIN, *world, "--pretrained-model", models / "sl-1.pt", "--lr", 0.001]
+    arguments = [*RL, *world, "--pretrained-model", models / "sl-1.pt", "--lr", 0.001]
     arguments += ["--improvement", "published", "--tau", 0.2, "--loss", "triplet"]
     do("train_rl", *arguments, "--epochs", 2, "--save-folder", tmp_path / "whole")
     do("train_rl", *arguments, "--epochs", 1, "--save-folder", tmp_path / "parts")
@@ -850,3 +851,40 @@ def test_the_demo_compares_all_it_promises(
     calls.clear()
     do("demo", *arguments)  # what is trained is not trained again
     assert calls == ["benchmark"]
+
+
+def test_the_demo_pools_its_seeds(tmp_path: Path) -> None:
+    """Means over both seeds' dialogs, and paired intervals of what was improved over what not."""
+    from scripts.demo import Args, pool_seeds
+
+    rng = np.random.default_rng(0)
+    ranks = rng.integers(1, 32, size=(2, 20, 6)).astype(float)
+    for seed in (0, 1):
+        (tmp_path / f"seed-{seed}").mkdir()
+        np.savez(
+            tmp_path / f"seed-{seed}" / "ranks.npz",
+            **{"gallery_size": 32, "target": np.arange(20), "sl": ranks[seed]},
+            **{"sl-continued": ranks[seed], "rl": ranks[seed] - 1},
+        )
+    told = pool_seeds(Args(tmp_path, seeds=(0, 1)))
+    content = json.loads((tmp_path / "pooled.json").read_text())
+    percentile = content["agents"]["sl"]["percentile"]
+    np.testing.assert_allclose(percentile, 1 - ranks.mean(axis=(0, 1)) / 31)
+    assert {(row["a"], row["b"]) for row in content["comparisons"]} == {
+        ("rl", "sl"), ("rl", "sl-continued"),
+    }  # fmt: skip
+    for row in content["comparisons"]:
+        if row["metric"] == "percentile":
+            assert row["difference"] == pytest.approx(1 / 31)
+            assert row["low"] == pytest.approx(1 / 31)
+    assert content["recall@1_spread_over_seeds"]["sl"] == [0] * 6  # no rank is 0
+    assert "2 seeds pooled" in told
+    assert "rl - sl-continued percentile turn 5: +3.23 [+3.23, +3.23]" in told
+
+
+def test_the_demo_stops_where_a_step_fails(world: list[object]) -> None:
+    """A process of its own, whose exit code counts."""
+    from scripts.demo import _call
+
+    with pytest.raises(RuntimeError, match="train_sl failed; see the message above"):
+        _call("train_sl", [*map(str, world), "--loss", "none"], threads=1)

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -441,6 +442,29 @@ def test_wrong_files_are_named(tmp_path, world):
     for name in (*contents, "other", "words", "sizes", "pickled"):
         with pytest.raises(ValueError, match=rf"{name} is not a captioner that `train_captioner`"):
             RelativeCaptioner.load(tmp_path / name)
+
+
+class Malicious:
+    """Leaves a mark when it is unpickled freely."""
+
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def test_a_checkpoint_runs_nothing(tmp_path, world):
+    model, _ = world
+    path, mark = tmp_path / "net.pt", tmp_path / "ran"
+    model.save(path)
+    saved = torch.load(path, weights_only=True)
+    torch.save({**saved, "report": Malicious(mark)}, path)
+    with pytest.raises(ValueError, match="is not a captioner"):
+        RelativeCaptioner.load(path)
+    assert not mark.exists()
+    torch.load(path, weights_only=False)
+    assert mark.exists()  # it would have
 
 
 def test_features_of_another_encoder_are_refused(world):
