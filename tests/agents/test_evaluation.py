@@ -247,6 +247,19 @@ def test_the_oracle_is_near_the_best(truthful: Dialog) -> None:
         )
 
 
+def test_the_oracle_forgets_at_the_start_of_a_dialog(truthful: Dialog) -> None:
+    """What it scored for a false claim of an earlier dialog counts no more."""
+    oracle = OracleAgent(truthful.gallery, truthful.vocabulary, np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    begin = truthful.start(np.array([3, 3]), np.array([9, 9]))
+    _, state = oracle.predict(truthful.observe(truthful.listen(begin, rng)), None)
+    assert state.max() > 0
+    silent = truthful.observe(begin)  # no caption, so no claims
+    _, after = oracle.predict(silent, state, np.array([True, False]))
+    assert (after[0] == 0).all()
+    assert np.array_equal(after[1], state[1])
+
+
 def test_the_oracle_forgives_a_slip(scenes: Dialog) -> None:
     target, reference = evaluation_pairs(64, 64, seed=0)
     oracle = OracleAgent(scenes.gallery, scenes.vocabulary, np.random.default_rng(0))

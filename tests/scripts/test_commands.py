@@ -24,6 +24,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents import session
 from agents.checkpoints import load_checkpoint
+from agents.policy_improvement import Improvement, freeze_images, improve_epoch, target_copy
+from agents.supervised import Training
 from envs.factory import make_dialog
 from retrieval.index import ExactIndex
 from user_simulator.captioner import RelativeCaptioner
@@ -234,6 +236,25 @@ def test_a_run_that_was_stopped_half_way_goes_on(
     assert (tmp_path / "sl-metrics.json").read_text() == (models / "sl-metrics.json").read_text()
 
 
+def rl_by_hand(models: Path, world: list[object], form: str, loss: str) -> dict[str, torch.Tensor]:
+    """Two epochs as the command must play them: synced before each, or never if published."""
+    root = world[1]
+    assert isinstance(root, Path)
+    dialog = make_dialog(root=root)
+    agent = load_checkpoint(models / "sl-1.pt").agent
+    target = target_copy(agent)
+    if form == "published":
+        freeze_images(agent)
+    trained = [parameter for parameter in agent.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, lr=0.001)
+    how, policy = Training(8, 24, 5, loss, seed=7771), Improvement(form, tau=0.2)
+    for epoch in range(2):
+        if form == "improved":
+            target = target_copy(agent)
+        list(improve_epoch(agent, target, dialog, optimizer, epoch, how, policy))
+    return agent.state_dict()
+
+
 def test_train_rl_resumed_is_train_rl_uninterrupted(
     models: Path, world: list[object], tmp_path: Path
 ) -> None:
@@ -249,8 +270,10 @@ def test_train_rl_resumed_is_train_rl_uninterrupted(
         assert_same_checkpoint(whole / f"rl-{epoch}.pt", parts / f"rl-{epoch}.pt")
     assert (whole / "rl-metrics.json").read_text() == (parts / "rl-metrics.json").read_text()
 
-    start = weights(models / "sl-1.pt")
-    assert not torch.equal(weights(whole / "rl-0.pt")["image.weight"], start["image.weight"])
+    start, after = weights(models / "sl-1.pt"), weights(whole / "rl-1.pt")
+    assert not torch.equal(after["image.weight"], start["image.weight"])
+    by_hand = rl_by_hand(models, world, "improved", "in_batch")
+    assert all(torch.equal(after[key], by_hand[key]) for key in after)
     events = EventAccumulator(str(whole / "logs" / "rl")).Reload()
     assert "train/first_candidate_wins" in events.Tags()["scalars"]
 
@@ -267,6 +290,9 @@ def test_the_published_form_keeps_the_images(
     assert torch.equal(after["image.weight"], start["image.weight"])
     assert not torch.equal(after["recall.weight"], start["recall.weight"])
     assert_same_checkpoint(tmp_path / "whole" / "rl-1.pt", tmp_path / "parts" / "rl-1.pt")
+
+    by_hand = rl_by_hand(models, world, "published", "triplet")
+    assert all(torch.equal(after[key], by_hand[key]) for key in after)
 
 
 def test_supervised_training_goes_on_from_a_checkpoint(
@@ -493,7 +519,9 @@ def test_a_folder_that_cannot_be_written(models: Path, world: list[object], tmp_
     refused("train_sl", *SL, *world, "--epochs", 1, "--model-folder", inside)
     start = ["--pretrained-model", models / "sl-1.pt"]
     refused("train_rl", *TRAIN, *world, *start, "--epochs", 1, "--save-folder", inside)
-    refused("benchmark", *world, "--agents", "random", "--pairs", 5, "--out", inside)
+    arguments = [*world, "--agents", "random", "--pairs", 5, "--out", inside]
+    refused("benchmark", *arguments)
+    assert "played" not in call("benchmark", *arguments).out  # told before the work, not after
     refused("train_captioner", *world[:2], "--out", inside / "captioner.pt")
     assert blocker.read_text() == "mine"
 
@@ -582,6 +610,7 @@ def test_the_benchmark_writes_its_schema(bench: tuple[Path, list[object], str]) 
         assert row["difference"] == pytest.approx(a - b, abs=1e-9)
         assert row["low"] <= row["difference"] + 1e-9
         assert row["high"] >= row["difference"] - 1e-9
+    assert (content["dialogs"], content["clusters"]) == (40, 32)  # eight targets come twice
     protocol = content["protocol"]
     gallery_hash = protocol.pop("gallery_hash")
     assert len(gallery_hash) == 12
