@@ -83,6 +83,8 @@ class DialogRetrievalVectorEnv(VectorEnv[Observation, Any, np.ndarray]):
         options = dict(options or {})
         mask = options.pop("reset_mask", None)
         rows = np.arange(self.num_envs) if mask is None else np.flatnonzero(mask)
+        if not len(rows):
+            raise ValueError("expected a reset_mask with at least one True, got none")
         self._seed(seed, rows)
         fresh = self._start(rows, options)
         if mask is not None and self.state is not None:

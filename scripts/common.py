@@ -83,6 +83,11 @@ def dialog_of(args: DialogArgs, split: str, turns: int) -> Dialog:
     from envs.factory import captioner_path, make_dialog
 
     options = dialog_options(args)
+    if options.get("max_turns", turns) != turns:
+        raise ValueError(
+            f"{args.env} has dialogs of {options['max_turns']} turn, got {turns}; "
+            "set the flags that count turns"
+        )
     if options["user"] == "neural" and args.captioner is None:
         root, look, encoder = options["root"], options.get("look", "3d"), options["encoder"]
         path = captioner_path(root, look, encoder)

@@ -945,3 +945,10 @@ def test_ppo_trains_on_the_native_batch(tiny_dialog, action):
     model.learn(2000)
     assert model.num_timesteps >= 2000
     assert np.isfinite(weights_of(model)).all() and (weights_of(model) != before).mean() > 0.9
+
+
+def test_a_reset_mask_of_nothing_is_refused(tiny_dialog):
+    env = make_vector_env(3, tiny_dialog)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="at least one True"):
+        env.reset(options={"reset_mask": np.zeros(3, dtype=bool)})

@@ -373,6 +373,7 @@ def test_overwriting_loses_nothing_before_it_can_begin(
         ("train_sl", ["--env", "dialog/CSS-v9"], "unknown environment 'dialog/CSS-v9'. Did you"),
         ("train_rl", ["--env", "CartPole-v1"], "unknown environment 'CartPole-v1'."),
         ("benchmark", ["--env", "dialog/Shoe"], "unknown environment 'dialog/Shoe'."),
+        ("benchmark", ["--env", "dialog/CSS-OneTurn-v0"], "has dialogs of 1 turn, got 5"),
         ("train_sl", ["--agent", "traker"], "unknown agent 'traker'. Did you mean 'tracker'?"),
         ("train_sl", ["--composer", "trig"], "unknown composer 'trig'. Did you mean 'tirg'?"),
         ("train_sl", ["--loss", "tripplet"], "unknown loss 'tripplet'. Did you mean 'triplet'?"),
