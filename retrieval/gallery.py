@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -61,11 +61,3 @@ class Gallery:
         digest = hashlib.sha256("\n".join(self.names).encode())
         digest.update(np.ascontiguousarray(self.features).tobytes())
         return digest.hexdigest()[:12]
-
-    def first(self, count: int) -> Gallery:
-        """The gallery of the first `count` images only."""
-        cut: dict[str, Any] = {
-            label: None if (table := getattr(self, label)) is None else table[:count]
-            for label in ("attributes", "grids", "pictures")
-        }
-        return replace(self, names=self.names[:count], features=self.features[:count], **cut)

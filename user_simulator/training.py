@@ -71,9 +71,7 @@ def fit_captioner(
                 tables = model.tables(vectors[images], grids[images])
                 first = torch.arange(len(rows))
                 scores = model(tables, first, first + len(rows), said[:, :-1])
-                loss = F.cross_entropy(
-                    scores.flatten(0, 1), said.flatten(), ignore_index=PADDING, label_smoothing=0.0
-                )
+                loss = F.cross_entropy(scores.flatten(0, 1), said.flatten(), ignore_index=PADDING)
 
                 optimizer.zero_grad()
                 loss.backward()

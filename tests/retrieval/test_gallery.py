@@ -64,16 +64,6 @@ def test_the_hash_tells_galleries_apart():
     assert gallery(features=strided).content_hash == one.content_hash
 
 
-def test_the_first_images_are_a_gallery():
-    whole = gallery()
-    part = whole.first(3)
-    assert part.names == whole.names[:3] and part.kind == whole.kind
-    for label in ("features", "attributes", "grids", "pictures"):
-        np.testing.assert_array_equal(getattr(part, label), getattr(whole, label)[:3])
-    bare = Gallery(("a", "b", "c"), np.zeros((3, 2), np.float32))
-    assert bare.first(2).grids is None and len(bare.first(2)) == 2
-
-
 def test_a_gallery_does_not_change():
     with pytest.raises(dataclasses.FrozenInstanceError):
         gallery().names = ()
