@@ -9,8 +9,8 @@ import numpy as np
 from envs.dialog import Observation
 from retrieval.gallery import Gallery
 from retrieval.index import ExactIndex, ScoreIndex
-from retrieval.rendering.claims import read
 from retrieval.text import Vocabulary
+from user_simulator.listening import listener_of
 
 
 class RandomAgent:
@@ -67,19 +67,23 @@ class OracleAgent:
     one count, not its life. Source of the idea: version spaces, Mitchell 1982.
 
     Args:
-        gallery: of CSS scenes.
+        gallery: of CSS scenes or of a catalogue's products.
         vocabulary: spells the captions.
         rng: for the choice among equals.
 
     Raises:
-        ValueError: the gallery is not of CSS scenes.
+        ValueError: nobody can read captions about the gallery.
     """
 
     def __init__(self, gallery: Gallery, vocabulary: Vocabulary, rng: np.random.Generator):
-        if gallery.attributes is None or not gallery.kind.startswith("css"):
-            raise ValueError("the oracle reads captions about CSS scenes; this gallery has none")
+        try:
+            self._listener = listener_of(gallery)
+        except ValueError as error:
+            raise ValueError(
+                "the oracle reads captions about CSS scenes or a catalogue; this gallery has "
+                "neither"
+            ) from error
         self.index = ScoreIndex(len(gallery))
-        self._scenes = gallery.attributes.reshape(-1, 9, 3)
         self._row_of = {row.tobytes(): at for at, row in enumerate(gallery.features)}
         self._vocabulary = vocabulary
         self._rng = rng
@@ -100,9 +104,11 @@ class OracleAgent:
             zip(observation["reference"], observation["caption"], strict=True)
         ):
             on_show = self._row_of[features.tobytes()]
-            claims = [claim for claim in read(self._vocabulary.decode(ids.tolist())) if claim]
+            said = self._listener.read(self._vocabulary.decode(ids.tolist()))
+            claims = [claim for claim in said if claim]
             for claim in claims:
-                false_claims[row] += ~claim.holds(self._scenes[on_show], self._scenes)
+                table = self._listener.table
+                false_claims[row] += ~claim.holds(table[on_show], table)
             if claims and claims[0].kind != "same":  # it is not the one on show, then
                 false_claims[row, on_show] += 1
         return self._rng.random(size, dtype=np.float32) * 0.5 - false_claims, false_claims

@@ -89,17 +89,18 @@ class TrackerAgent(DialogTracker):
 
     .. math:: x = compose(e(r), text(c)); \quad h' = GRU(x, h); \quad q = norm(x + W h')
 
-    With `memory="none"` the query is the composer's output itself: single-turn retrieval.
+    With `memory="none"` the query is the composer's output itself: single-turn retrieval. A
+    composer's auxiliary losses (ComposeAE's) are not trained here, so its decoders rest.
 
     Args:
         vocabulary, feature_dim, dim: see `DialogTracker`.
-        composer: a name of `retrieval.composers.COMPOSERS`.
+        composer: a name of `retrieval.composers.COMPOSERS` that reads vectors.
         memory: "gru" or "none".
         text: "lstm" or "gru", the recurrent cell over words.
         text_dim: size of words and of the cell's state.
 
     Raises:
-        ValueError: an unknown composer or memory.
+        ValueError: an unknown composer or memory, or a composer that reads more than a vector.
     """
 
     def __init__(
@@ -115,6 +116,13 @@ class TrackerAgent(DialogTracker):
         super().__init__(vocabulary, feature_dim, dim)
         if composer not in COMPOSERS:
             raise unknown("composer", composer, COMPOSERS)
+        if COMPOSERS[composer].form != "vector":
+            readers = sorted(name for name in COMPOSERS if COMPOSERS[name].form == "vector")
+            raise ValueError(
+                f"composer {composer} reads the {COMPOSERS[composer].form} of an image encoder, "
+                "and a dialog agent has one feature vector per image; use one that reads "
+                f"vectors: {', '.join(readers)}"
+            )
         if memory not in MEMORIES:
             raise unknown("memory", memory, MEMORIES)
         self.image = nn.Linear(feature_dim, dim)

@@ -24,9 +24,16 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "dialog/CSS-Scene-v0": {"look": "2d", "encoder": "scene"},
     "dialog/CSS-OneTurn-v0": {"look": "3d", "max_turns": 1},
 }
-"""Registered ids and the arguments of `make_dialog` that make them differ."""
+"""Built-in ids, which need no data, and the arguments of `make_dialog` that make them differ."""
 
-for _name, _arguments in ENVIRONMENTS.items():
+CATALOG_ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    "dialog/Catalog-v0": {"dataset": "catalog"},
+    "dialog/Catalog-Neural-v0": {"dataset": "catalog", "user": "neural"},
+    "dialog/Catalog-Noisy-v0": {"dataset": "catalog", "noise": 0.3},
+}
+"""Ids for one's own products: `gymnasium.make("envs:dialog/Catalog-v0", root=FOLDER)`."""
+
+for _name, _arguments in (ENVIRONMENTS | CATALOG_ENVIRONMENTS).items():
     gym.register(
         _name,
         entry_point="envs.factory:make_env",
@@ -35,6 +42,7 @@ for _name, _arguments in ENVIRONMENTS.items():
     )
 
 __all__ = [
+    "CATALOG_ENVIRONMENTS",
     "ENVIRONMENTS",
     "REWARDS",
     "Dialog",

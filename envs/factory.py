@@ -9,7 +9,10 @@ from typing import Any
 from envs.dialog import Dialog
 from envs.single import DialogRetrievalEnv
 from envs.vector import DialogRetrievalVectorEnv
-from retrieval.datasets import css
+from retrieval.catalog.gallery import CatalogGallery
+from retrieval.catalog.preparation import prepare_apart as prepare_catalogue
+from retrieval.catalog.roles import Roles
+from retrieval.datasets import catalog, css
 from retrieval.errors import unknown
 from retrieval.gallery import Gallery, Triplet
 from retrieval.index import ExactIndex
@@ -18,6 +21,8 @@ from retrieval.text import Vocabulary
 from user_simulator import USERS, AttributeUser, NoisyUser, User
 
 SPLITS = ("train", "test")
+DATA_SETS = ("css", "catalog")
+SCENE_CNN = "scene-cnn"  # CSS's own encoder; for a catalogue it stands for the catalogue's own
 
 
 @lru_cache(maxsize=8)
@@ -46,6 +51,43 @@ def load_vocabulary(
     """The words of the train split's captions."""
     triplets = load_gallery(root, look, "train", encoder)[1]
     return Vocabulary.build(triplet.caption for triplet in triplets)
+
+
+@lru_cache(maxsize=8)
+def load_products(
+    root: Path, split: str = "train", encoder: str = SCENE_CNN, roles: Roles | None = None
+) -> tuple[CatalogGallery, list[Triplet]]:
+    """A catalogue's gallery with its relative captions; features are extracted on first use.
+
+    Raises:
+        FileNotFoundError, ValueError: see `retrieval.datasets.catalog.load`.
+        RuntimeError: the features could not be extracted.
+    """
+    if split not in SPLITS:
+        raise unknown("split", split, SPLITS)
+    encoder = products_encoder(encoder)
+    root = Path(root).expanduser().absolute()
+    prepare_catalogue(root, encoder, roles or Roles())
+    return catalog.load(root, split, encoder, roles)
+
+
+@lru_cache(maxsize=8)
+def load_products_vocabulary(
+    root: Path, encoder: str = SCENE_CNN, roles: Roles | None = None
+) -> Vocabulary:
+    """The words of the train split's captions of a catalogue."""
+    triplets = load_products(root, "train", encoder, roles)[1]
+    return Vocabulary.build(triplet.caption for triplet in triplets)
+
+
+def products_encoder(encoder: str) -> str:
+    """The encoder of a catalogue: its own default where CSS's own is named."""
+    return catalog.default_encoder() if encoder == SCENE_CNN else encoder
+
+
+def products_captioner_path(root: Path, encoder: str = SCENE_CNN) -> Path:
+    """Where `train_captioner` keeps the captioner of a catalogue unless told otherwise."""
+    return catalog.workspace(root) / "captioners" / f"{products_encoder(encoder)}.pt"
 
 
 def captioner_path(root: Path | None = None, look: str = "3d", encoder: str = "scene-cnn") -> Path:
@@ -91,8 +133,13 @@ def make_dialog(
     encoder: str = "scene-cnn",
     root: Path | None = None,
     max_turns: int = 5,
+    dataset: str = "css",
+    id_column: str | None = None,
+    attributes: str | tuple[str, ...] | None = None,
+    title: str | None = None,
+    table: str | None = None,
 ) -> Dialog:
-    """The rules of a dialog on CSS, with everything they need; equal calls share one object.
+    """The rules of a dialog, with everything they need; equal calls share one object.
 
     Args:
         look: "3d" or "2d" pictures.
@@ -103,12 +150,30 @@ def make_dialog(
         temperature: of the neural user's words; 0 says the likeliest.
         encoder: whose features: "scene-cnn", "scene" (one-hot scenes) or one that
             `extract_features` was run with.
-        root: a CSS folder; by default the built-in data, made on first use.
+        root: a CSS folder (by default the built-in data, made on first use), or a catalogue's.
         max_turns: T.
+        dataset: "css", or "catalog": one's own product photos with a table in `root`.
+        id_column, attributes, title, table: of a catalogue; see `retrieval.catalog.roles.Roles`.
 
     Raises:
-        ValueError, FileNotFoundError, RuntimeError: see `load_gallery` and `make_user`.
+        ValueError, FileNotFoundError, RuntimeError: see `load_gallery`, `load_products` and
+            `make_user`.
     """
+    if dataset not in DATA_SETS:
+        raise unknown("data set of dialogs", dataset, DATA_SETS)
+    roles = Roles.of(id_column, attributes, title, table)
+    if dataset == "catalog":
+        if root is None:
+            raise ValueError(
+                "dialogs about a catalogue need its folder: pass root=FOLDER (--dataset-path)"
+            )
+        products, _ = load_products(root, split, encoder, roles)
+        path = Path(captioner) if captioner else products_captioner_path(root, encoder)
+        speaker = make_user(products, user, path, noise, temperature)
+        words = load_products_vocabulary(root, encoder, roles)
+        return Dialog(products, ExactIndex(products.features), speaker, words, max_turns)
+    if roles != Roles():
+        raise ValueError("columns are chosen of a catalogue alone; pass dataset='catalog' too")
     gallery, _ = load_gallery(root, look, split, encoder)
     path = Path(captioner) if captioner else captioner_path(root, look, encoder)
     speaker = make_user(gallery, user, path, noise, temperature)
@@ -126,7 +191,7 @@ def make_env(
     **options: Any,
 ) -> DialogRetrievalEnv:
     """The single environment; without `dialog`, `options` are those of `make_dialog`."""
-    rules = dialog or make_dialog(**options)
+    rules = dialog or make_dialog(**_hashable(options))
     return DialogRetrievalEnv(rules, action, candidates, reward, privileged, render_mode)
 
 
@@ -142,7 +207,14 @@ def make_vector_env(
     **options: Any,
 ) -> DialogRetrievalVectorEnv:
     """The native batch environment; arguments as for `make_env`."""
-    rules = dialog or make_dialog(**options)
+    rules = dialog or make_dialog(**_hashable(options))
     return DialogRetrievalVectorEnv(
         rules, num_envs, action, candidates, reward, privileged, max_episode_steps, render_mode
     )
+
+
+def _hashable(options: dict[str, Any]) -> dict[str, Any]:
+    """Options with lists as tuples: equal calls of `make_dialog` share one object."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
+    }

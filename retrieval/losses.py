@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from retrieval.errors import unknown
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+"""A batch loss on scaled queries (B, D) and their targets (B, D)."""
+
+METRICS = ("soft_triplet", "batch_based_classification")
 
 
 def in_batch_softmax(
@@ -41,3 +50,117 @@ def triplet_hinge(query: Tensor, target: Tensor, negative: Tensor, margin: float
     """
     gap = squared_distance(query, target) - squared_distance(query, negative) + margin
     return gap.clamp(min=0).mean()
+
+
+def batch_classification(query: Tensor, target: Tensor) -> Tensor:
+    """Batch-based classification on scaled features: the learned scale is in them already.
+
+    Mean cross-entropy of `query @ target.T` with the diagonal as labels, one direction only.
+    Vo et al., CVPR 2019, eq. 3.
+
+    Args:
+        query: scaled queries (B, D).
+        target: scaled targets (B, D), row b belonging to query b.
+    """
+    return in_batch_softmax(query, target, query.new_ones(()))
+
+
+def soft_triplet(
+    query: Tensor,
+    target: Tensor,
+    generator: torch.Generator,
+    per_anchor: int = 3,
+    half_gradient: bool = False,
+) -> Tensor:
+    r"""Soft triplet loss on scaled features, a few random negatives for every anchor.
+
+    .. math:: mean \; \ln(1 + \exp(|a - p|^2 - |a - n|^2))
+
+    over all 2B vectors as anchor a, its partner as positive p, and `per_anchor` different
+    vectors of other pairs, queries and targets alike, as negative n (all 2(B - 1) of them where
+    there are fewer). Vo et al., CVPR 2019, eq. 4, sampled as in google/tirg. Departures: the
+    triplets are drawn for all anchors at once, so B has no limit (the original: 333), and the
+    gradient is the true one unless `half_gradient` is set.
+
+    Args:
+        query: scaled queries (B, D).
+        target: scaled targets (B, D), row b belonging to query b.
+        generator: draws the negatives; on the CPU.
+        per_anchor: negatives of each anchor.
+        half_gradient: half the gradient at the same value, as the original's own backward has.
+
+    Raises:
+        ValueError: a single pair, which has no negatives.
+    """
+    if len(query) < 2:
+        raise ValueError(
+            f"the soft triplet loss needs a batch of 2 pairs or more, got {len(query)}; "
+            "raise the batch size"
+        )
+    both = torch.cat([query, target])  # (2B, D)
+    positive, negative = _draw_triplets(len(query), per_anchor, generator)
+    near = squared_distance(both, both[positive.to(both.device)])  # (2B,)
+    far = squared_distance(both[:, None], both[negative.to(both.device)])  # (2B, n)
+    loss = F.softplus(near[:, None] - far).mean()
+    return 0.5 * loss + (0.5 * loss).detach() if half_gradient else loss
+
+
+def matching(query: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of scaled features (B, D), over rows and dimensions.
+
+    The similarity matching term of gradient augmentation (GA, IEEE TMM 2023), which weighs
+    it by 0.001.
+    """
+    return F.mse_loss(query, target)
+
+
+def make_metric(
+    loss: str,
+    generator: torch.Generator,
+    half_gradient: bool = False,
+    matching_weight: float = 0.0,
+) -> Metric:
+    """The batch loss on scaled queries and targets (B, D) that a command line names.
+
+    Args:
+        loss: one of `METRICS`.
+        generator: draws what the loss draws.
+        half_gradient: of the soft triplet loss only.
+        matching_weight: of the matching term; GA adds it with 0.001 to either loss.
+
+    Raises:
+        ValueError: an unknown loss, or half the gradient of one that has no such variant.
+
+    Example:
+        >>> metric = make_metric("soft_triplet", torch.Generator().manual_seed(0))
+        >>> round(metric(torch.zeros(4, 2), torch.zeros(4, 2)).item(), 4)  # ln 2
+        0.6931
+    """
+    if loss not in METRICS:
+        raise unknown("loss", loss, METRICS)
+    if half_gradient and loss != "soft_triplet":
+        raise ValueError(f"half the gradient is a variant of soft_triplet, not of {loss}; leave it")
+
+    def metric(query: Tensor, target: Tensor) -> Tensor:
+        if loss == "soft_triplet":
+            value = soft_triplet(query, target, generator, half_gradient=half_gradient)
+        else:
+            value = batch_classification(query, target)
+        if matching_weight:
+            value = value + matching_weight * matching(query, target)
+        return value
+
+    return metric
+
+
+def _draw_triplets(
+    pairs: int, per_anchor: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """For each of 2B anchors the positive (2B,) and different negatives (2B, n)."""
+    size = 2 * pairs
+    anchor = torch.arange(size)
+    positive = (anchor + pairs) % size
+    luck = torch.rand(size, size, generator=generator)
+    luck[anchor, anchor] = luck[anchor, positive] = -1.0
+    negative = luck.topk(min(per_anchor, size - 2), dim=1).indices
+    return positive, negative

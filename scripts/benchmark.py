@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from scripts.common import DialogArgs, dialog_of, dialog_options, run, writable
+from scripts.common import DialogArgs, dialog_of, dialog_options, environment_of, run, writable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +114,7 @@ def protocol(args: Args, dialog: Dialog, target: np.ndarray) -> dict[str, Any]:
     """What the numbers depend on."""
     options = dialog_options(args)
     return {
-        "environment": args.env,
+        "environment": environment_of(args),
         "split": args.split,
         "gallery_size": len(dialog.gallery),
         "gallery_hash": dialog.gallery.content_hash,

@@ -4,18 +4,40 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from envs.dialog import Dialog
+    from retrieval.catalog.roles import Roles
     from retrieval.gallery import Gallery, Triplet
 
 
+CATALOG_COLUMNS = ("id_column", "attributes", "title", "table")
+
+
 @dataclass(frozen=True)
-class DialogArgs:
+class DataArgs:
+    """Which data."""
+
+    dataset: str = "css"
+    """`css`, or `catalog`: one's own product photos with a table (see `--dataset-path`)."""
+    dataset_path: Path | None = None
+    """A catalogue's folder: pictures, and a table with a column of ids or file names."""
+    id_column: str | None = None
+    """A catalogue's column of ids or file names; by default the one that names most pictures."""
+    attributes: str | None = None
+    """A catalogue's columns to talk about, `a,b,c`; by default those with few short values."""
+    title: str | None = None
+    """A catalogue's column with the name in words; by default the wordiest."""
+    table: str | None = None
+    """A catalogue's table, where the folder holds several."""
+
+
+@dataclass(frozen=True)
+class DialogArgs(DataArgs):
     """Which dialogs to play."""
 
     env: str = "dialog/CSS-v0"
@@ -27,7 +49,8 @@ class DialogArgs:
     noise: float | None = None
     """Probability that a caption is about a wrong image; by default the environment's."""
     encoder: str = "scene-cnn"
-    """Whose features (see `extract_features`)."""
+    """Whose features (see `extract_features`). For a catalogue `scene-cnn` stands for its own
+    default: EfficientNet-Lite0 where it is installed, else a small network trained on it."""
     data_path: Path | None = None
     """A CSS folder; by default the built-in data in the cache, made when missing."""
 
@@ -50,22 +73,43 @@ def run(main: Callable[[], None]) -> None:
         raise SystemExit(2) from None
 
 
+def environment_of(args: DialogArgs) -> str:
+    """The environment's id: that of a catalogue where `--dataset catalog` is all that was said.
+
+    Raises:
+        ValueError: the environment is not about the data set.
+    """
+    name = args.env.removeprefix("envs:")
+    if args.dataset != "catalog" or name.startswith("dialog/Catalog"):
+        return name
+    if name != DialogArgs.env:
+        raise ValueError(f"{args.env} is not about a catalogue; leave --env or --dataset out")
+    return "dialog/Catalog-v0"
+
+
 def dialog_options(args: DialogArgs) -> dict[str, Any]:
     """The arguments of `make_dialog` that an environment id and the flags stand for.
 
     Raises:
-        ValueError: the id is none of this project's dialogs.
+        ValueError: the id is none of this project's dialogs, or flags that do not go together.
     """
     import gymnasium as gym
 
     import envs
     from retrieval.errors import unknown
 
-    name = args.env.removeprefix("envs:")
+    name = environment_of(args)
     known = {key: spec.kwargs for key, spec in gym.registry.items() if key.startswith("dialog/")}
     if name not in known:
         raise unknown("environment", args.env, known or envs.ENVIRONMENTS)
-    options = {**known[name], "user": args.user, "encoder": args.encoder, "root": args.data_path}
+    root: Path | None = args.dataset_path or args.data_path
+    options = {**known[name], "user": args.user, "encoder": args.encoder, "root": root}
+    if options.get("dataset") == "catalog":
+        root = catalog_root(replace(args, dataset="catalog"), args.data_path)
+        columns = {key: getattr(args, key) for key in CATALOG_COLUMNS}
+        options |= {"root": root, **columns}
+    else:
+        catalog_root(args, args.data_path)  # refuses a catalogue's flags
     if name == "dialog/CSS-Scene-v0":  # it has no pictures for a captioner to see
         options |= {"encoder": "scene", "user": "attribute"}
     if args.noise is not None:
@@ -80,7 +124,7 @@ def dialog_of(args: DialogArgs, split: str, turns: int) -> Dialog:
     Raises:
         ValueError, FileNotFoundError, RuntimeError: see `envs.factory.make_dialog`.
     """
-    from envs.factory import captioner_path, make_dialog
+    from envs.factory import make_dialog
 
     options = dialog_options(args)
     if options.get("max_turns", turns) != turns:
@@ -89,21 +133,71 @@ def dialog_of(args: DialogArgs, split: str, turns: int) -> Dialog:
             "set the flags that count turns"
         )
     if options["user"] == "neural" and args.captioner is None:
-        root, look, encoder = options["root"], options.get("look", "3d"), options["encoder"]
-        path = captioner_path(root, look, encoder)
-        if not path.is_file():
-            from user_simulator.quality import train_and_report
-
-            print("no captioner yet: training one first (once)", file=sys.stderr)
-            train_and_report(root, look, encoder, path)
+        train_missing_captioner(options)
     return make_dialog(split=split, **{**options, "max_turns": turns})
+
+
+def train_missing_captioner(options: dict[str, Any]) -> None:
+    """Train the data set's own captioner unless it is there."""
+    from envs.factory import captioner_path, products_captioner_path, products_encoder
+
+    root, look, encoder = options["root"], options.get("look", "3d"), options["encoder"]
+    of_catalog = options.get("dataset") == "catalog"
+    path = products_captioner_path(root, encoder) if of_catalog else captioner_path(
+        root, look, encoder
+    )  # fmt: skip
+    if path.is_file():
+        return
+    from user_simulator.quality import train_and_report, train_and_report_catalog
+
+    print("no captioner yet: training one first (once)", file=sys.stderr)
+    if of_catalog:
+        train_and_report_catalog(root, products_encoder(encoder), roles_of(options), path)
+    else:
+        train_and_report(root, look, encoder, path)
+
+
+def roles_of(options: Mapping[str, Any]) -> Roles:
+    """The roles of a catalogue's columns among flags or the arguments of `make_dialog`."""
+    from retrieval.catalog.roles import Roles
+
+    return Roles.of(**{key: options.get(key) for key in CATALOG_COLUMNS})
+
+
+def catalog_root(args: DataArgs, data_path: Path | None) -> Path | None:
+    """The catalogue's folder where the flags are about one, else None.
+
+    Raises:
+        ValueError: an unknown data set, a catalogue without a folder, or flags of a catalogue
+            without `--dataset catalog`.
+    """
+    from envs.factory import DATA_SETS
+    from retrieval.errors import unknown
+
+    if args.dataset not in DATA_SETS:
+        raise unknown("data set of dialogs", args.dataset, DATA_SETS)
+    root = args.dataset_path or data_path
+    if args.dataset == "catalog":
+        if root is None:
+            raise ValueError("a catalogue needs its folder; give --dataset-path DIR")
+        root = root.expanduser().absolute()
+        if not root.is_dir():
+            raise FileNotFoundError(f"expected a catalogue's folder, but there is no folder {root}")
+        return root
+    columns = [key for key in CATALOG_COLUMNS if getattr(args, key)]
+    if columns:
+        flags = ", ".join(f"--{key.replace('_', '-')}" for key in columns)
+        raise ValueError(f"{flags} chooses columns of a catalogue; give --dataset catalog too")
+    return None
 
 
 def gallery_of(args: DialogArgs, split: str) -> tuple[Gallery, list[Triplet]]:
     """The gallery that the dialogs are about, and the captions that come with it."""
-    from envs.factory import load_gallery
+    from envs.factory import load_gallery, load_products
 
     options = dialog_options(args)
+    if options.get("dataset") == "catalog":
+        return load_products(options["root"], split, options["encoder"], roles_of(options))
     return load_gallery(options["root"], options.get("look", "3d"), split, options["encoder"])
 
 

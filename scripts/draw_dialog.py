@@ -84,7 +84,8 @@ def _picture(args: Args, pictures: Any, image: int) -> Any:
     from retrieval.rendering.scenes import to_objects
     from scripts.common import dialog_options
 
-    if args.data_path is not None or dialog_options(args).get("look", "3d") != "3d":
+    options = dialog_options(args)
+    if options["root"] is not None or options.get("look", "3d") != "3d":
         return np.asarray(pictures[image])  # not ours to draw anew
     scene = css.load_scenes(default_root(), "test")[image]
     rng = np.random.default_rng((BuildSpec().seed, 3, 1, image))  # as `build` draws it

@@ -7,17 +7,17 @@ from pathlib import Path
 
 import tyro
 
-from scripts.common import run, writable
+from scripts.common import DataArgs, catalog_root, roles_of, run, writable
 
 
 @dataclass(frozen=True)
-class Args:
+class Args(DataArgs):
     """A relative captioner on the train split's captions, judged on the test split."""
 
     look: str = "3d"
     """`3d` or `2d` pictures."""
     encoder: str = "scene-cnn"
-    """Whose features (see `extract_features`)."""
+    """Whose features (see `extract_features`); a catalogue's own by default."""
     data_path: Path | None = None
     """A CSS folder; by default the built-in data in the cache, made when missing."""
     epochs: int = 3
@@ -37,20 +37,27 @@ class Args:
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
 
-    def train() -> None:
-        from envs.factory import captioner_path
-        from user_simulator.quality import train_and_report
+    run(lambda: train(args))
 
-        path = args.out or captioner_path(args.data_path, args.look, args.encoder)
-        if args.out is not None:
-            writable(args.out.parent)
-        train_and_report(
-            args.data_path, args.look, args.encoder, path,
-            args.epochs, args.batch_size, args.lr, args.hidden_size, args.seed,
-        )  # fmt: skip
-        print(f"captioner in {path}, its report in {path.with_suffix('.json')}")
 
-    run(train)
+def train(args: Args) -> None:
+    """Train, save and report as the arguments say."""
+    from envs.factory import captioner_path, products_captioner_path, products_encoder
+    from user_simulator.quality import train_and_report, train_and_report_catalog
+
+    if args.out is not None:
+        writable(args.out.parent)
+    how = (args.epochs, args.batch_size, args.lr, args.hidden_size, args.seed)
+    products = catalog_root(args, args.data_path)
+    if products is not None:
+        encoder = products_encoder(args.encoder)
+        path = args.out or products_captioner_path(products, encoder)
+        train_and_report_catalog(products, encoder, roles_of(vars(args)), path, *how)
+    else:
+        root = args.dataset_path or args.data_path
+        path = args.out or captioner_path(root, args.look, args.encoder)
+        train_and_report(root, args.look, args.encoder, path, *how)
+    print(f"captioner in {path}, its report in {path.with_suffix('.json')}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ from functools import partial
 
 import numpy as np
 
+from retrieval.catalog import gallery as catalog
+from retrieval.catalog.captions import product_caption
 from retrieval.gallery import Gallery
 from retrieval.rendering.captions import DRAWS, relative_caption
 from user_simulator.base import Draws
@@ -18,12 +20,22 @@ def _speak_css(reference: np.ndarray, target: np.ndarray, draws: np.ndarray, loo
     return relative_caption(reference.reshape(9, 3), target.reshape(9, 3), draws, look)
 
 
-# partial, not a closure: a user must pickle
-SPEAKERS: dict[str, Speaker] = {
-    "css-3d": partial(_speak_css, look="3d"),
-    "css-2d": partial(_speak_css, look="2d"),
+def _css_speaker(gallery: Gallery, look: str) -> Speaker:
+    return partial(_speak_css, look=look)  # partial, not a closure: a user must pickle
+
+
+def _catalog_speaker(gallery: Gallery) -> Speaker:
+    if not isinstance(gallery, catalog.CatalogGallery):
+        raise ValueError("a gallery of kind 'catalog' must know its language; use `catalog.load`")
+    return partial(product_caption, gallery.spoken)
+
+
+SPEAKERS: dict[str, Callable[[Gallery], Speaker]] = {
+    "css-3d": partial(_css_speaker, look="3d"),
+    "css-2d": partial(_css_speaker, look="2d"),
+    catalog.KIND: _catalog_speaker,
 }
-"""For each kind of gallery, what turns two rows of attributes and draws into a caption."""
+"""For each kind of gallery, what makes a speaker: rows of attributes and draws to a caption."""
 
 
 class AttributeUser:
@@ -44,7 +56,7 @@ class AttributeUser:
                 f"known kinds: {', '.join(SPEAKERS)}"
             )
         self._attributes = gallery.attributes
-        self._speak = SPEAKERS[gallery.kind]
+        self._speak = SPEAKERS[gallery.kind](gallery)
 
     def describe(self, reference: np.ndarray, target: np.ndarray, rng: Draws) -> list[str]:
         """One true caption per pair of images; see `User.describe`."""

@@ -9,14 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.datasets import css
+from retrieval.catalog.pairs import CaptionedPairs
+from retrieval.catalog.preparation import prepare_apart as prepare_catalogue
+from retrieval.catalog.roles import Roles
+from retrieval.datasets import catalog, css
 from retrieval.files import atomic_write
 from retrieval.gallery import Gallery, Triplet
 from retrieval.preparation import default_root, prepare_apart
 from user_simulator.captioner import NeuralUser, RelativeCaptioner
-from user_simulator.listening import SceneListener
+from user_simulator.listening import CatalogListener, listener_of
 from user_simulator.metrics import caption_report
 from user_simulator.training import fit_captioner
+
+
+CAPTIONS = 60_000
+"""Relative captions that a catalogue's captioner learns from."""
 
 
 def train_and_report(
@@ -30,7 +37,7 @@ def train_and_report(
     hidden_size: int = 128,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Train on the train split, save, and report on the test split's pairs.
+    """Train on a CSS folder's train split, save, and report on the test split's pairs.
 
     Args:
         root: CSS folder, or None for the built-in data.
@@ -52,7 +59,46 @@ def train_and_report(
     captioner = fit_captioner(
         gallery, triplets, epochs, batch_size, learning_rate, hidden_size, seed
     )
-    test, held_out = css.load(root, "test", look, encoder)
+    return _save_and_report(captioner, *css.load(root, "test", look, encoder), path)
+
+
+def train_and_report_catalog(
+    root: Path,
+    encoder: str,
+    roles: Roles,
+    path: Path,
+    epochs: int = 3,
+    batch_size: int = 64,
+    learning_rate: float = 3e-3,
+    hidden_size: int = 128,
+    seed: int = 0,
+) -> dict[str, float]:
+    """The same on one's own catalogue; see `train_and_report`.
+
+    Args:
+        root: the catalogue's folder.
+        encoder: whose features.
+        roles: columns whose part is given.
+        path, epochs, batch_size, learning_rate, hidden_size: as there.
+        seed: also of the captions drawn to learn from.
+
+    Raises:
+        FileNotFoundError, ValueError: see `retrieval.datasets.catalog.load`.
+    """
+    prepare_catalogue(root, encoder, roles)
+    gallery, _ = catalog.load(root, "train", encoder, roles)
+    assert gallery.attributes is not None
+    speaker = CaptionedPairs(gallery.spoken, gallery.attributes)
+    triplets = speaker(np.random.default_rng([seed, 31]), max(CAPTIONS, len(gallery)))
+    captioner = fit_captioner(
+        gallery, triplets, epochs, batch_size, learning_rate, hidden_size, seed
+    )
+    return _save_and_report(captioner, *catalog.load(root, "test", encoder, roles), path)
+
+
+def _save_and_report(
+    captioner: RelativeCaptioner, test: Gallery, held_out: Sequence[Triplet], path: Path
+) -> dict[str, float]:
     numbers = report(captioner, test, held_out)
     captioner.save(path, numbers)
     with atomic_write(path.with_suffix(".json")) as temporary:
@@ -68,7 +114,9 @@ def report(
 
     N-gram scores (`caption_report`), `faithfulness` (share of captions that claim nothing
     false), `discrimination` (a listener picks the target among 10 distractors; chance 1/11),
-    and the same two for the reference captions, as a ceiling.
+    and the same two for the reference captions, as a ceiling. For a catalogue also, by kind of
+    clause, `accuracy/lighter`, ...: the share of such clauses that hold, and `said/lighter`, how
+    many there were.
     """
     said: dict[tuple[int, int], list[str]] = {}
     for triplet in triplets:
@@ -78,17 +126,25 @@ def report(
     captions = user.describe(pairs[:, 0], pairs[:, 1], np.random.default_rng(seed))
     references = list(said.values())
     numbers = {"pairs": float(len(pairs)), **caption_report(captions, references)}
-    listener = SceneListener(gallery)
+    listener = listener_of(gallery)
     human = [texts[0] for texts in references]
     for name, texts in (("", captions), ("reference_", human)):
         rng = np.random.default_rng(seed)
         numbers[f"{name}faithfulness"] = float(listener.faithful(texts, pairs).mean())
         numbers[f"{name}discrimination"] = float(listener.discriminates(texts, pairs, rng).mean())
+    if isinstance(listener, CatalogListener):
+        topics = listener.accuracy(captions, pairs, listener.language.topic)
+        for topic, (share, count) in topics.items():
+            numbers |= {f"accuracy/{topic}": share, f"said/{topic}": float(count)}
     return numbers
 
 
 def format_report(numbers: dict[str, float]) -> str:
     """The report as a few lines for a terminal."""
+    clauses = [
+        f"  {topic:<22} true {numbers[f'accuracy/{topic}']:.2f} of {numbers[f'said/{topic}']:.0f}"
+        for topic in (key.removeprefix("said/") for key in numbers if key.startswith("said/"))
+    ]
     return "\n".join(
         [
             f"captioner on {numbers['pairs']:.0f} held-out pairs:",
@@ -100,5 +156,6 @@ def format_report(numbers: dict[str, float]) -> str:
             f"(reference captions {numbers['reference_faithfulness']:.3f})",
             f"  target picked among 10 distractors {numbers['discrimination']:.3f} "
             f"(reference captions {numbers['reference_discrimination']:.3f})",
+            *clauses,
         ]
     )  # fmt: skip

@@ -15,23 +15,24 @@ class TIRG(Composer):
     Vo et al., "Composing Text and Image for Image Retrieval", CVPR 2019, sec. 3.2; layers and
     the initial a = [1, 10, 1, 1], of which two are used, as in google/tirg. Departure:
     `Composer.forward` makes q unit-norm, so only the ratio of a matters; the learned scale
-    of the original sits in the loss.
+    of the original sits in the loss. With captions of another size, 2D is the size of both.
     """
 
-    def __init__(self, dim: int):
-        super().__init__(dim)
+    def __init__(self, dim: int, text_dim: int | None = None):
+        super().__init__(dim, text_dim)
+        both = dim + self.text_dim
         self.weights = nn.Parameter(torch.tensor([1.0, 10.0]))
-        self.gate = nn.Sequential(nn.BatchNorm1d(2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
+        self.gate = nn.Sequential(nn.BatchNorm1d(both), nn.ReLU(), nn.Linear(both, dim))
         self.residual = nn.Sequential(
-            nn.BatchNorm1d(2 * dim),
+            nn.BatchNorm1d(both),
             nn.ReLU(),
-            nn.Linear(2 * dim, 2 * dim),
+            nn.Linear(both, both),
             nn.ReLU(),
-            nn.Linear(2 * dim, dim),
+            nn.Linear(both, dim),
         )
 
     def compose(self, reference: Tensor, caption: Tensor) -> Tensor:
-        """Map references (B, D) and encoded captions (B, D) to raw queries (B, D)."""
+        """Map references (B, D) and encoded captions (B, text_dim) to raw queries (B, D)."""
         both = torch.cat([reference, caption], dim=-1)  # (B, 2D)
         kept = torch.sigmoid(self.gate(both)) * reference
         added: Tensor = self.residual(both)

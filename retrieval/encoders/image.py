@@ -7,6 +7,7 @@ Every encoder maps float pictures (B, 3, H, W) in [0, 1] to vectors (B, F) and a
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -72,16 +73,59 @@ class SceneCNN(nn.Module):
         return torch.stack(losses).sum(), torch.stack(correct[:3]).mean()
 
 
+def load_weights(net: nn.Module, name: str, weights: str) -> None:
+    """Fill a torchvision network with weights.
+
+    Args:
+        net: the network.
+        name: its name in torchvision.
+        weights: "none" leaves it as it is; a torchvision weights name such as "DEFAULT"
+            (downloaded by torchvision); or the path of a state dict (.pt or .pth).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the weights cannot be had, or are of another network.
+    """
+    if weights == "none":
+        return
+    path = Path(weights)
+    try:
+        if path.suffix in (".pt", ".pth"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            choices = torchvision().models.get_model_weights(name)
+            state = choices[weights].get_state_dict(progress=False)
+        net.load_state_dict(state)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"no weights of {name} at {path}; give the path of a state dict"
+        ) from error
+    except (
+        OSError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        TypeError,
+        EOFError,
+        UnpicklingError,
+    ) as error:
+        reason = str(error).strip().splitlines() or ["the file is empty"]
+        raise ValueError(
+            f"cannot get weights {weights!r} of {name} ({reason[0]}); "
+            "give the path of a state dict, or none for random ones"
+        ) from error
+
+
 class ResNetEncoder(nn.Module):
     """A torchvision ResNet: average-pooled vectors and the last map as a grid.
 
     Args:
         name: a torchvision model name, "resnet18", "resnet50", ...
-        weights: "none" (random), a torchvision weights name such as "DEFAULT" (downloaded by
-            torchvision), or the path of a state dict.
+        weights: see `load_weights`.
 
     Raises:
-        ValueError: the name is not a torchvision ResNet, or the weights cannot be had.
+        FileNotFoundError, ValueError: the name is not a torchvision ResNet, or the weights
+            cannot be had.
     """
 
     mean: Tensor
@@ -93,16 +137,8 @@ class ResNetEncoder(nn.Module):
         if not name.startswith("resnet") or not hasattr(models, name):
             known = ", ".join(sorted(m for m in models.list_models() if m.startswith("resnet")))
             raise ValueError(f"unknown encoder {name!r}; known ResNets: {known}")
-        is_path = Path(weights).suffix in (".pt", ".pth")
-        try:
-            net = models.get_model(name, weights=None if weights == "none" or is_path else weights)
-        except (OSError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"cannot get weights {weights!r} of {name} ({error}); "
-                "give the path of a state dict, or none for random ones"
-            ) from error
-        if is_path:
-            net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        net = models.get_model(name, weights=None)
+        load_weights(net, name, weights)
         self.body = nn.Sequential(*list(net.children())[:-2])
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))

@@ -70,3 +70,75 @@ class ConvolutionalTextEncoder(nn.Module):
         places = self.pairs(self.embedding(ids).transpose(1, 2))  # (B, 512, L - 1)
         result: Tensor = self.output(self.norm(places.amax(-1)))
         return result
+
+
+def padding_of(ids: Tensor) -> Tensor:
+    """True at the padding of token ids (B, L); an empty caption keeps its first place."""
+    padding = ids == PADDING
+    padding[:, 0] = False
+    return padding
+
+
+def mean_over_words(states: Tensor, padding: Tensor) -> Tensor:
+    """Means (B, D) of states (B, L, D) wherever `padding` (B, L) is False."""
+    kept = (~padding).unsqueeze(-1).to(states.dtype)  # (B, L, 1)
+    return (states * kept).sum(1) / kept.sum(1)
+
+
+class TransformerTextEncoder(nn.Module):
+    """A small Transformer over words: their mean after the last layer, a Linear.
+
+    Vaswani et al., "Attention Is All You Need", NIPS 2017, encoder side. Departures: norms come
+    first, places have learned vectors, GELU. Padding never counts.
+
+    Args:
+        words: size V of the vocabulary.
+        dim: size D of the output.
+        layers: number of layers, 3 or more where all three levels are read.
+        size: of words and states; D when absent.
+        heads: of attention, at most; the largest number that divides the size.
+        length: the longest caption in words.
+    """
+
+    def __init__(
+        self,
+        words: int,
+        dim: int,
+        layers: int = 3,
+        size: int | None = None,
+        heads: int = 8,
+        length: int = 512,
+    ):
+        super().__init__()
+        self.size = size or dim
+        heads = max(number for number in range(1, heads + 1) if self.size % number == 0)
+        self.embedding = nn.Embedding(words, self.size)
+        self.places = nn.Parameter(0.02 * torch.randn(length, self.size))
+        self.layers = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                self.size,
+                heads,
+                4 * self.size,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(layers)
+        )
+        self.output = nn.Sequential(nn.LayerNorm(self.size), nn.Linear(self.size, dim))
+
+    def levels(self, ids: Tensor) -> list[Tensor]:
+        """States (B, L, size) after each of the last three layers, of token ids (B, L)."""
+        padding = padding_of(ids)
+        states = self.embedding(ids) + self.places[: ids.shape[1]]  # (B, L, size)
+        after = []
+        for layer in self.layers:
+            states = layer(states, src_key_padding_mask=padding)
+            after.append(states)
+        return after[-3:]
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Vectors (B, D) of token ids (B, L)."""
+        last = self.levels(ids)[-1]
+        result: Tensor = self.output(mean_over_words(last, padding_of(ids)))
+        return result

@@ -32,6 +32,8 @@ from retrieval.rendering.claims import NOUNS
 from retrieval.rendering.pictures_3d import render_3d
 from retrieval.rendering.scenes import CELLS, sample_edit, sample_scene, to_objects
 
+EDITION = 2
+"""Of the language of captions; data of another edition is another data set."""
 ARCHIVE = "css_toy_dataset_novel2_small.dup.npy"
 SPLITS = ("train", "test")
 
@@ -51,7 +53,7 @@ class BuildSpec:
     def name(self) -> str:
         """A folder name that tells data sets apart."""
         (a, b), (c, d) = self.train, self.test
-        return f"css-{a}x{b}-{c}x{d}-{self.size}px-seed{self.seed}"
+        return f"css-{a}x{b}-{c}x{d}-{self.size}px-seed{self.seed}-edition{EDITION}"
 
 
 def build(root: Path, spec: BuildSpec | None = None, workers: int | None = None) -> None:

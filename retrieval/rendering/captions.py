@@ -1,8 +1,9 @@
 """Relative captions of pairs of scenes, as an annotator would write them.
 
-One or two differences are named, the striking ones more often, in many phrasings; when two
-scenes share little, the target is sometimes described on its own (people do both in the Shoes
-captions). What is not said stays open: sizes, colours and places are often left out.
+One or two differences are named, the striking ones more often, in many phrasings. What the
+reference tells is left out: "the red ball is blue" says neither where it lies nor, when it
+grew as well, how large it is now. When two scenes share nothing, the target is sometimes
+described on its own (people do both in the Shoes captions).
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from retrieval.rendering.claims import (
 from retrieval.rendering.scenes import CELLS, COLOR, COLOR_NAMES, SHAPE, SIZE
 
 MAX_WORDS = 16
+ABSOLUTE = 0.15
+"""How often two scenes that share nothing bring out a description of the target alone."""
 DRAWS = 40
 """Uniform numbers that one caption may use: a fixed count, so that what one pair's user says
 never depends on the pairs beside it."""
@@ -72,14 +75,16 @@ def differences(reference: np.ndarray, target: np.ndarray) -> list[Difference]:
             continue
         weight = (1.3 if cell == 4 else 1.0) * (1.6 if 2 in (old[SIZE], new[SIZE]) else 1.0)
         if not old[SHAPE]:
-            found.append(Difference("gains", new=new, cell=cell, weight=1.2 * weight))
+            found.append(Difference("gains", new, cell=cell, weight=1.1 * weight))
         elif not new[SHAPE]:
-            found.append(Difference("loses", new=old, cell=cell, weight=0.9 * weight))
+            found.append(Difference("loses", old=old, cell=cell, weight=weight))
         elif old[:2] == new[:2]:
             kind = "bigger" if new[SIZE] == 2 else "smaller"
-            found.append(Difference(kind, new=new, cell=cell, weight=0.7 * weight))
+            found.append(Difference(kind, new, old, cell, weight=0.8 * weight))
         elif old[SHAPE] == new[SHAPE]:
-            found.append(Difference("turns", new, old, cell, weight=1.2 * weight))
+            found.append(Difference("turns", new, old, cell, weight=1.3 * weight))
+        elif old[COLOR] == new[COLOR]:
+            found.append(Difference("becomes", new, old, cell, weight=1.2 * weight))
         else:
             found.append(Difference("instead", new, old, cell, weight=1.2 * weight))
     before, after = int((reference[:, SHAPE] > 0).sum()), int((target[:, SHAPE] > 0).sum())
@@ -119,7 +124,7 @@ def relative_caption(
         return chance.pick(TEMPLATES["same"])
     occupied = np.flatnonzero(target[:, SHAPE])
     shared = sum(_codes(reference[cell]) == _codes(target[cell]) for cell in occupied)
-    if shared == 0 and len(occupied) and chance.below(0.5):
+    if shared == 0 and len(occupied) and chance.below(ABSOLUTE):
         facts = [
             Difference(
                 "has", _codes(target[cell]), cell=int(cell), weight=float(target[cell, SIZE])
@@ -127,11 +132,12 @@ def relative_caption(
             for cell in occupied
         ]
     clauses: list[str] = []
-    for wanted in range(2 if chance.below(0.45) else 1):
+    count = 2 if chance.below(0.5) else 1
+    for wanted in range(count):
         if wanted < len(facts) or not clauses:
             fact = chance.pick(facts, [fact.weight for fact in facts])
             facts = [other for other in facts if other.cell != fact.cell]
-            clauses.append(_clause(fact, reference, target, chance, NOUNS[look]))
+            clauses.append(_clause(fact, reference, target, chance, NOUNS[look], count > 1))
         if not facts:
             break
     sentence = " and ".join(clauses)
@@ -144,44 +150,88 @@ def _clause(
     target: np.ndarray,
     chance: _Chance,
     nouns: tuple[tuple[str, ...], ...],
+    brief: bool,
 ) -> str:
     """Say one difference; what is left out never makes the clause untrue."""
     kind = fact.kind
-    if kind == "gains" and chance.below(0.6):
+    if kind == "gains" and chance.below(0.35):
         kind = "has"
-    if kind == "loses" and chance.below(0.4):
+    if kind == "loses" and chance.below(0.25):
         kind = chance.pick(["lacks", "lacks", "empty"])
-    if (kind == "instead" and chance.below(0.35)) or (kind == "turns" and chance.below(0.25)):
-        kind = "has"
-    new, old = _partial(fact.new, chance), _partial(fact.old, chance)
-    if kind in ("bigger", "smaller"):
-        new = (*new[:2], 0)
-    if kind == "empty":
-        new = (0, 0, 0)
-    place = frozenset([fact.cell]) if fact.cell >= 0 else frozenset(range(CELLS))
+    # By its looks, which takes the reference to find it, or by its place.
+    looks = _looks(reference, fact.cell)
+    by_looks = chance.below(0.55) and looks is not None
+    options = [
+        template
+        for template in TEMPLATES[kind]
+        if "{old}" not in template or by_looks != ("{place}" in template)
+    ]
+    if by_looks and any("{old}" in template for template in options):
+        options = [template for template in options if "{old}" in template]
+    elif fact.old[SHAPE]:
+        options = [template for template in options if "{place}" in template]
+    template = chance.pick(options)
+    claimed = _claim(kind, template, fact, looks if by_looks else None, chance)
     rough = chance.below(0.12)
-    template = chance.pick(TEMPLATES[kind])
-    if "{color}" in template or "{was}" in template:
-        new, old = (*fact.new[:2], 0), (0, fact.old[COLOR], 0)
-    claimed = Claim(kind, new, old, place, fact.number)
-    if rough and fact.cell >= 0:
-        row, column = divmod(fact.cell, 3)
-        line = (
-            frozenset(range(row * 3, row * 3 + 3))
-            if chance.below(0.5)
-            else frozenset(range(column, CELLS, 3))
-        )
-        if line in PLACE_WORDS.values():
-            claimed = _if_true(claimed, place=line, reference=reference, target=target)
-    if "{place}" not in template:
-        claimed = _if_true(
-            claimed, place=frozenset(range(CELLS)), reference=reference, target=target
-        )
-        if len(claimed.place) < CELLS:
-            template = TEMPLATES[kind][0]
+    line = _line(fact.cell, chance)
+    if rough and "{place}" in template and line in PLACE_WORDS.values():
+        claimed = _if_true(claimed, place=line, reference=reference, target=target)
     if not claimed.holds(reference, target):  # a partial description can fit too much
-        claimed = Claim(kind, new if kind == "empty" else fact.new, fact.old, place, fact.number)
-    return _spell(template, claimed, fact, chance, nouns)
+        kind, place = fact.kind, frozenset(range(CELLS))
+        if fact.cell >= 0:
+            place = frozenset([fact.cell])
+            template = next(option for option in TEMPLATES[kind] if "{place}" in option)
+        claimed = Claim(kind, fact.new, fact.old, place, fact.number)
+    return _spell(template, claimed, fact, chance, nouns, brief)
+
+
+def _claim(
+    kind: str,
+    template: str,
+    fact: Difference,
+    looks: tuple[int, int, int] | None,
+    chance: _Chance,
+) -> Claim:
+    """What a template will claim of a fact: only what it has slots for."""
+    new, old = _partial(fact.new, chance), _partial(fact.old, chance)
+    if kind in ("lacks", "empty"):
+        new = old if kind == "lacks" else (0, 0, 0)
+    elif "{noun}" in template or "{a_noun}" in template or "{color}" in template:
+        shape = fact.new[SHAPE] if "noun}" in template else 0
+        new = (shape, fact.new[COLOR] if "{color}" in template else 0, 0)
+    elif "new" not in template:
+        new = (0, 0, 0)
+    if "old}" not in template:
+        old = (0, 0, 0)
+    elif looks is not None:
+        old = looks
+    if kind in ("bigger", "smaller"):
+        old = (*old[:2], 0)
+    everywhere = "{place}" not in template or fact.cell < 0
+    place = frozenset(range(CELLS)) if everywhere else frozenset([fact.cell])
+    return Claim(kind, new, old, place, fact.number)
+
+
+def _looks(scene: np.ndarray, cell: int) -> tuple[int, int, int] | None:
+    """The shortest description that fits one object of a scene alone, if there is one."""
+    if cell < 0 or not scene[cell, SHAPE]:
+        return None
+    shape, color, size = _codes(scene[cell])
+    for codes in ((0, color, 0), (shape, color, 0), (shape, color, size)):
+        fits = scene[:, SHAPE] > 0
+        for attribute, code in enumerate(codes):
+            fits = fits & ((scene[:, attribute] == code) | (code == 0))
+        if fits.sum() == 1:
+            return codes
+    return None
+
+
+def _line(cell: int, chance: _Chance) -> frozenset[int]:
+    """The row or the column that a cell lies in."""
+    row, column = divmod(cell, 3)
+    if chance.below(0.5):
+        return frozenset(range(row * 3, row * 3 + 3))
+    return frozenset(range(column, CELLS, 3))
 
 
 def _if_true(
@@ -198,21 +248,23 @@ def _spell(
     fact: Difference,
     chance: _Chance,
     nouns: tuple[tuple[str, ...], ...],
+    brief: bool,
 ) -> str:
     """Fill in a template's slots with words."""
     new, old = _thing(claim.new, chance, nouns), _thing(claim.old, chance, nouns)
     names = [word for word, cells in PLACE_WORDS.items() if cells == claim.place]
-    preposition = chance.pick(("in", "in", "at", "on"))
-    place = f"{preposition} the {chance.pick(names)}" if names else ""
+    preposition = "" if brief else chance.pick(("in the ", "in the ", "at the ", "on the "))
+    place = preposition + chance.pick(names) if names else ""
     noun = _noun(claim.new[SHAPE], chance, nouns)
     return template.format(
         new=new,
         news=" ".join([*new.split()[:-1], plural(new.split()[-1])]),
         a_new=_with_article(new),
+        old=old,
         a_old=_with_article(old),
         noun=noun,
+        a_noun=_with_article(noun),
         color=COLOR_NAMES[fact.new[COLOR] - 1],
-        was=COLOR_NAMES[fact.old[COLOR] - 1],
         place=place,
         count=COUNT_WORDS[fact.number],
     )

@@ -48,47 +48,59 @@ def _place_words() -> dict[str, frozenset[int]]:
 PLACE_WORDS = _place_words()
 
 # kind -> templates. {new}, {old}: "red ball"; {a_new}: "a red ball"; {place}: "in the top left";
-# {color}, {was}: colours; {noun}: "ball"; {count}: "two"; {news}: "red balls".
+# {color}: a colour; {noun}, {a_noun}: "ball", "a ball"; {count}: "two"; {news}: "red balls".
+# {old} is something that the reference shows: without {place}, only who sees the reference knows
+# where it is.
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "has": (
         "has {a_new} {place}",
         "there is {a_new} {place}",
         "with {a_new} {place}",
-        "shows {a_new} {place}",
         "{place} there is {a_new}",
-        "the {noun} {place} is {color}",
         "has {a_new}",
     ),
-    "gains": ("adds {a_new} {place}", "has {a_new} added {place}", "has an extra {new} {place}"),
-    "lacks": (
-        "has no {new} {place}",
-        "does not have {a_new} {place}",
-        "without {a_new} {place}",
-        "there is no {new} {place}",
-    ),
+    "gains": ("adds {a_new} {place}", "has an extra {new} {place}", "plus {a_new} {place}"),
+    "lacks": ("has no {new} {place}", "without {a_new} {place}", "there is no {new} {place}"),
     "loses": (
-        "is missing the {new} {place}",
-        "the {new} {place} is gone",
-        "removes the {new} {place}",
-        "is missing the {new}",
+        "is missing the {old} {place}",
+        "the {old} {place} is gone",
+        "is missing the {old}",
+        "the {old} is gone",
+        "removes the {old}",
     ),
     "empty": ("has nothing {place}", "is empty {place}"),
     "instead": (
+        "{place} has {a_new} instead",
         "has {a_new} instead of {a_old} {place}",
-        "{place} has {a_new} instead of {a_old}",
-        "has {a_new} not {a_old} {place}",
+        "has {a_new} instead of the {old}",
+        "the {old} is now {a_new}",
+        "has {a_new} not the {old}",
     ),
     "turns": (
-        "the {noun} {place} is {color} instead of {was}",
-        "the {noun} {place} is {color} not {was}",
-        "is {color} instead of {was} {place}",
-        "the {was} {noun} {place} is now {color}",
+        "the one {place} is {color}",
+        "the {noun} {place} is {color}",
+        "is {color} {place}",
+        "the {old} is {color}",
+        "the {old} is {color} instead",
+        "makes the {old} {color}",
     ),
-    "bigger": ("has a bigger {new} {place}", "the {new} {place} is larger", "has a larger {new}"),
+    "becomes": (
+        "the one {place} is {a_noun}",
+        "has {a_noun} instead {place}",
+        "the {old} is {a_noun}",
+        "makes the {old} {a_noun}",
+    ),
+    "bigger": (
+        "the one {place} is larger",
+        "has a bigger {old} {place}",
+        "has a bigger {old}",
+        "the {old} is larger",
+    ),
     "smaller": (
-        "has a smaller {new} {place}",
-        "the {new} {place} is smaller",
-        "has a smaller {new}",
+        "the one {place} is smaller",
+        "has a smaller {old} {place}",
+        "has a smaller {old}",
+        "the {old} is smaller",
     ),
     "more": ("has more {news}", "there are more {news}"),
     "fewer": ("has fewer {news}", "has less {news}"),
@@ -99,7 +111,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Claim:
-    """One clause's meaning: a kind, partial descriptions (codes, 0 = anything) and a place."""
+    """One clause's meaning: a kind, partial descriptions (codes, 0 = anything) and a place.
+
+    `new` describes something in the target, `old` something in the reference.
+    """
 
     kind: str
     new: tuple[int, int, int] = (0, 0, 0)
@@ -120,27 +135,41 @@ class Claim:
         cells = sorted(self.place)
         before, after = reference[..., cells, :], target[..., cells, :]
         there, was_there = _matches(self.new, after), _matches(self.new, before)
+        was_old = _matches(self.old, before)
+        every = np.zeros(np.broadcast_shapes(there.shape, was_there.shape), dtype=bool)[..., 0]
         if self.kind == "has":
-            return there.any(-1) | np.zeros(was_there.shape[:-1], dtype=bool)
+            return there.any(-1) | every
         if self.kind == "gains":
             return (there & ~was_there).any(-1)
         if self.kind in ("lacks", "empty"):
-            return ~there.any(-1) | np.zeros(was_there.shape[:-1], dtype=bool)
+            return ~there.any(-1) | every
         if self.kind == "loses":
-            return np.asarray(~there.any(-1) & was_there.any(-1))
-        if self.kind in ("instead", "turns"):
-            return (there & _matches(self.old, before)).any(-1)
+            return np.asarray(was_old.any(-1) & ~_matches(self.old, after).any(-1))
+        if self.kind == "instead":
+            return (there & was_old & ~_alike(before, after, SHAPE)).any(-1)
+        if self.kind == "turns":
+            other = _alike(before, after, SHAPE) & ~_alike(before, after, COLOR)
+            return (there & was_old & other).any(-1)
+        if self.kind == "becomes":
+            other = _alike(before, after, COLOR) & ~_alike(before, after, SHAPE)
+            return (there & was_old & other).any(-1)
         if self.kind in ("bigger", "smaller"):
             now, then = (2, 1) if self.kind == "bigger" else (1, 2)
-            grown = (after[..., SIZE] == now) & (before[..., SIZE] == then)
-            return np.asarray((there & grown).any(-1))
+            alike = _alike(before, after, SHAPE) & _alike(before, after, COLOR)
+            grown = alike & (after[..., SIZE] == now) & (before[..., SIZE] == then)
+            return np.asarray((was_old & grown).any(-1))
         if self.kind == "more":
             return there.sum(-1) > was_there.sum(-1)
         if self.kind == "fewer":
             return there.sum(-1) < was_there.sum(-1)
         if self.kind == "count":
-            return (there.sum(-1) == self.count) | np.zeros(was_there.shape[:-1], dtype=bool)
+            return (there.sum(-1) == self.count) | every
         return np.asarray((reference == target).all((-1, -2)))  # "same"
+
+
+def _alike(before: np.ndarray, after: np.ndarray, attribute: int) -> np.ndarray:
+    """Where two scenes' cells (..., 3) agree in an attribute."""
+    return np.asarray(before[..., attribute] == after[..., attribute])
 
 
 def _matches(codes: tuple[int, int, int], cells: np.ndarray) -> np.ndarray:
@@ -181,14 +210,15 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
     """The templates as regular expressions with a named group per slot."""
     thing = rf"(?:(?:{_either(_SIZES)}) )?(?:(?:{_either(_COLORS)}) )?(?:{_either(_NOUNS)})"
     slots = {
-        "place": rf"(?:in|at|on) the (?P<place>{_either(PLACE_WORDS)})",
+        "place": rf"(?:(?:in|at|on) the )?(?P<place>{_either(PLACE_WORDS)})",
+        "old": f"(?P<old>{thing})",
         "new": f"(?P<new>{thing})",
         "news": f"(?P<new>{thing})",
         "a_new": f"an? (?P<new>{thing})",
         "a_old": f"an? (?P<old>{thing})",
         "noun": f"(?P<noun>{_either(_NOUNS)})",
+        "a_noun": f"an? (?P<noun>{_either(_NOUNS)})",
         "color": f"(?P<color>{_either(_COLORS)})",
-        "was": f"(?P<was>{_either(_COLORS)})",
         "count": f"(?P<count>{_either(COUNT_WORDS)})",
     }
     return [
@@ -218,7 +248,7 @@ def read_clause(clause: str) -> Claim | None:
         new = _codes(
             slot.get("new") or " ".join(filter(None, (slot.get("color"), slot.get("noun"))))
         )
-        old = _codes(slot.get("old") or slot.get("was"))
+        old = _codes(slot.get("old"))
         place = PLACE_WORDS[slot["place"]] if slot.get("place") else frozenset(range(CELLS))
         count = COUNT_WORDS.index(slot["count"]) if slot.get("count") else 0
         return Claim(kind, new, old, place, count)

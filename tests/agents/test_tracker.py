@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.supervised import Training, pretrain_epoch
 from agents.tracker import AGENTS, DialogTracker, PublishedTracker, TrackerAgent
 from envs.dialog import Dialog, Observation
 from retrieval.composers import COMPOSERS
@@ -22,8 +23,9 @@ def make(name: str, dialog: Dialog, **options: object) -> DialogTracker:
             if isinstance(module, torch.nn.BatchNorm1d):
                 module.running_mean.normal_(0, 0.2)
                 module.running_var.uniform_(0.5, 2)
-                module.weight.uniform_(0.5, 2)
-                module.bias.normal_(0, 0.2)
+                if module.affine:
+                    module.weight.uniform_(0.5, 2)
+                    module.bias.normal_(0, 0.2)
     return agent
 
 
@@ -37,7 +39,25 @@ def observe(dialog: Dialog, seed: int) -> Observation:
 # the tracker
 
 
-@pytest.mark.parametrize("composer", COMPOSERS)
+READERS = [name for name in COMPOSERS if COMPOSERS[name].form == "vector"]
+
+
+@pytest.mark.parametrize("composer", READERS)
+def test_every_composer_of_vectors_trains_in_dialogs(composer: str, tiny_dialog: Dialog) -> None:
+    """All of its parameters learn, but for the decoders of losses that dialogs leave out."""
+    agent = make("tracker", tiny_dialog, composer=composer)
+    optimizer = torch.optim.SGD(agent.parameters(), lr=0.1)
+    (step,) = pretrain_epoch(agent, tiny_dialog, optimizer, 0, Training(16, 16, 2))
+    assert np.isfinite(step.loss)
+    parameters = dict(agent.named_parameters())
+    resting = {name for name, each in parameters.items() if each.grad is None}
+    deaf = {name for name in parameters if name.startswith("text.") and composer == "image_only"}
+    decoders = {name for name in parameters if "_decoder." in name}
+    assert resting == deaf | decoders
+    assert bool(decoders) == composer.endswith("_ae")
+
+
+@pytest.mark.parametrize("composer", READERS)
 def test_without_memory_the_query_is_the_composers_output(
     composer: str, tiny_dialog: Dialog
 ) -> None:
@@ -155,6 +175,15 @@ def test_unknown_parts_are_named(tiny_dialog: Dialog) -> None:
         make("tracker", tiny_dialog, memory="grus")
     with pytest.raises(ValueError, match=r"unknown text cell 'lstn'\. Did you mean 'lstm'\?"):
         make("tracker", tiny_dialog, text="lstn")
+
+
+def test_a_composer_of_maps_is_refused_with_the_reason(tiny_dialog: Dialog) -> None:
+    with pytest.raises(
+        ValueError,
+        match="tirg_last_conv reads the map of an image encoder, and a dialog agent has one "
+        "feature vector per image; use one that reads vectors: compose_ae, .*, film, .*tirg$",
+    ):
+        make("tracker", tiny_dialog, composer="tirg_last_conv")
 
 
 @pytest.mark.parametrize("text", ["gru", "lstm"])

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from retrieval.losses import in_batch_softmax, squared_distance, triplet_hinge
+from retrieval.losses import (
+    METRICS,
+    batch_classification,
+    in_batch_softmax,
+    make_metric,
+    matching,
+    soft_triplet,
+    squared_distance,
+    triplet_hinge,
+)
 
 BATCH, DIM = 7, 4
 
@@ -97,3 +106,147 @@ def test_triplet_hinge_anchor(away: float) -> None:
 def test_squared_distance_is_not_the_distance() -> None:
     a, b = torch.tensor([[0.0, 0.0], [1.0, 1.0]]), torch.tensor([[3.0, 4.0], [1.0, 1.0]])
     assert squared_distance(a, b).tolist() == [25.0, 0.0]
+
+
+# losses on scaled features
+
+
+def chance(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def all_triplets(query: torch.Tensor, target: torch.Tensor) -> list[list[float]]:
+    """For each of the 2B anchors the losses of all its triplets, by loops."""
+    both, pairs = [*query.tolist(), *target.tolist()], len(query)
+    by_anchor = []
+    for a, anchor in enumerate(both):
+        partner = both[(a + pairs) % (2 * pairs)]
+        near = sum((x - y) ** 2 for x, y in zip(anchor, partner, strict=True))
+        losses = []
+        for n, negative in enumerate(both):
+            if n % pairs != a % pairs:
+                far = sum((x - y) ** 2 for x, y in zip(anchor, negative, strict=True))
+                losses.append(math.log1p(math.exp(near - far)))
+        by_anchor.append(losses)
+    return by_anchor
+
+
+def test_soft_triplet_over_all_triplets_is_the_loop() -> None:
+    """With every negative kept nothing is left to chance."""
+    query, target = 0.5 * rows(0, unit=False), 0.5 * rows(1, unit=False)
+    loss = soft_triplet(query, target, chance(), per_anchor=2 * (BATCH - 1))
+    by_anchor = all_triplets(query, target)
+    assert [len(losses) for losses in by_anchor] == [2 * (BATCH - 1)] * (2 * BATCH)
+    assert loss.item() == pytest.approx(np.mean(by_anchor), rel=1e-5)
+    more = soft_triplet(query, target, chance(), per_anchor=1000)
+    assert more.item() == pytest.approx(loss.item(), rel=1e-6)
+
+
+def test_soft_triplet_draws_every_triplet_alike() -> None:
+    """Its mean over many draws is the mean over all triplets; no draw repeats a negative."""
+    query, target = 0.5 * rows(0, unit=False)[:3], 0.5 * rows(1, unit=False)[:3]
+    generator = chance(3)
+    drawn = [soft_triplet(query, target, generator, per_anchor=1).item() for _ in range(3000)]
+    by_anchor = np.array(all_triplets(query, target))  # (6, 4)
+    spread = math.sqrt(by_anchor.var(axis=1).sum()) / 6
+    assert np.mean(drawn) == pytest.approx(by_anchor.mean(), abs=5 * spread / math.sqrt(3000))
+    assert np.std(drawn) == pytest.approx(spread, rel=0.1)
+
+    # Three of four without repeats: the mean of 6 anchors, each missing one of its losses.
+    three = soft_triplet(query, target, chance(7)).item() * 18
+    left_out = by_anchor.sum() - three
+    low, high = by_anchor.min(axis=1).sum(), by_anchor.max(axis=1).sum()
+    assert low - 1e-4 <= left_out <= high + 1e-4
+
+
+@pytest.mark.parametrize("batch", [2, 3, 32])
+def test_number_of_soft_triplets(batch: int) -> None:
+    """3 for each of 2B vectors (6B), fewer where there are not as many negatives."""
+    from retrieval.losses import _draw_triplets
+
+    positive, negative = _draw_triplets(batch, 3, chance())
+    assert negative.numel() == (6 * batch if batch > 2 else 2 * 4)
+    for anchor in range(2 * batch):
+        found = negative[anchor].tolist()
+        assert int(positive[anchor]) == (anchor + batch) % (2 * batch)
+        assert len(set(found)) == len(found)
+        assert all(number % batch != anchor % batch for number in found)
+
+
+def test_soft_triplet_of_uniform_features() -> None:
+    same = torch.ones(6, 3)
+    assert soft_triplet(same, same, chance()).item() == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_soft_triplet_half_gradient() -> None:
+    """The released backward lacks the factor 2 of a squared distance."""
+    slopes, values = [], []
+    for half in (False, True):
+        query = rows(0).requires_grad_()
+        loss = soft_triplet(query, rows(1), chance(4), half_gradient=half)
+        loss.backward()
+        assert query.grad is not None
+        slopes.append(query.grad)
+        values.append(loss.item())
+    assert values[0] == pytest.approx(values[1], rel=1e-6)
+    assert slopes[0].abs().max() > 0.01
+    torch.testing.assert_close(0.5 * slopes[0], slopes[1])
+
+
+def test_soft_triplet_of_far_features_is_finite() -> None:
+    query = (1e3 * rows(0)).requires_grad_()
+    loss = soft_triplet(query, -1e3 * rows(0), chance())
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert query.grad is not None
+    assert torch.isfinite(query.grad).all()
+
+
+def test_soft_triplet_of_one_pair() -> None:
+    with pytest.raises(ValueError, match="2 pairs or more, got 1"):
+        soft_triplet(rows(0)[:1], rows(1)[:1], chance())
+
+
+def test_batch_classification_is_the_loop() -> None:
+    query, target = 2 * rows(0), 3 * rows(1)
+    expected = slow_softmax(query.numpy(), target.numpy(), 1.0)
+    assert batch_classification(query, target).item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("batch", [2, 32])
+def test_batch_classification_anchor(batch: int) -> None:
+    """Orthonormal features scaled by s = 4 on both sides."""
+    scaled = 4 * torch.eye(batch, dtype=torch.float64)
+    expected = math.log1p((batch - 1) * math.exp(-16))
+    assert batch_classification(scaled, scaled).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_matching_is_the_loop() -> None:
+    query, target = rows(0), rows(1)
+    gaps = [
+        (a - b) ** 2
+        for q, t in zip(query.tolist(), target.tolist(), strict=True)
+        for a, b in zip(q, t, strict=True)
+    ]
+    assert len(gaps) == BATCH * DIM
+    assert matching(query, target).item() == pytest.approx(sum(gaps) / len(gaps), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", METRICS)
+def test_metrics_by_name(loss: str) -> None:
+    query, target = rows(0), rows(1)
+    plain = make_metric(loss, chance(1))(query, target).item()
+    direct = {
+        "soft_triplet": lambda: soft_triplet(query, target, chance(1)),
+        "batch_based_classification": lambda: batch_classification(query, target),
+    }[loss]()
+    assert plain == pytest.approx(direct.item(), rel=1e-6)
+    with_matching = make_metric(loss, chance(1), matching_weight=0.5)(query, target).item()
+    assert with_matching == pytest.approx(plain + 0.5 * matching(query, target).item(), rel=1e-5)
+
+
+def test_metrics_that_are_refused() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'soft_triplet'"):
+        make_metric("soft_triplets", chance())
+    with pytest.raises(ValueError, match="not of batch_based_classification"):
+        make_metric("batch_based_classification", chance(), half_gradient=True)

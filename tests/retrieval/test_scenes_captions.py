@@ -201,11 +201,26 @@ def slow_holds(claim: Claim, reference: np.ndarray, target: np.ndarray) -> bool:
         case "empty":
             return all(after[cell][0] == 0 for cell in claim.place)
         case "loses":
-            return len(now) == 0 and len(then) > 0
-        case "instead" | "turns":
-            return any(fits(claim.old, before[cell]) for cell in now)
+            was = [fits(claim.old, before[cell]) for cell in claim.place]
+            return any(was) and not any(fits(claim.old, after[cell]) for cell in claim.place)
+        case "instead" | "turns" | "becomes":
+            for cell in now:
+                changed = [
+                    attribute
+                    for attribute in (0, 1)
+                    if before[cell][attribute] != after[cell][attribute]
+                ]
+                expected = {"instead": ([0], [0, 1]), "turns": ([1],), "becomes": ([0],)}
+                if fits(claim.old, before[cell]) and changed in expected[claim.kind]:
+                    return True
+            return False
         case "bigger" | "smaller":
-            return any((before[cell][2], after[cell][2]) == grown[claim.kind] for cell in now)
+            return any(
+                fits(claim.old, before[cell])
+                and before[cell][:2] == after[cell][:2]
+                and (before[cell][2], after[cell][2]) == grown[claim.kind]
+                for cell in claim.place
+            )
         case "more":
             return len(now) > len(then)
         case "fewer":
@@ -235,7 +250,7 @@ def test_claims_hold_as_a_loop_over_cells_finds():
     true: Counter[str] = Counter()
     total: Counter[str] = Counter()
     for reference, target in random_pairs(150):
-        for claim in random_claims(rng, len(TEMPLATES) * 3):
+        for claim in random_claims(rng, len(TEMPLATES) * 12):
             wanted = slow_holds(claim, reference, target)
             assert bool(claim.holds(reference, target)) == wanted, claim
             true[claim.kind] += wanted
@@ -270,23 +285,27 @@ RED_BALL = (2, 2, 0)
     [
         ("has a red ball in the top left", Claim("has", RED_BALL, place=frozenset([0]))),
         ("there is a little thing on the back row", Claim("has", (0, 0, 1), place={0, 1, 2})),
-        ("the sphere at the center is red", Claim("has", RED_BALL, place=frozenset([4]))),
+        ("the sphere at the center is red", Claim("turns", RED_BALL, place=frozenset([4]))),
         (
             "has an extra large object in the left column",
             Claim("gains", (0, 0, 2), place={0, 3, 6}),
         ),
-        ("is missing the red ball", Claim("loses", RED_BALL)),
+        ("has a red ball top left", Claim("has", RED_BALL, place=frozenset([0]))),
+        ("is missing the red ball", Claim("loses", old=RED_BALL)),
         ("has nothing in the very middle", Claim("empty", place=frozenset([4]))),
         (
             "has a red ball instead of a big blue box in the front right",
             Claim("instead", RED_BALL, (1, 3, 2), frozenset([8])),
         ),
         (
-            "the circle in the bottom center is red not blue",
-            Claim("turns", RED_BALL, (0, 3, 0), frozenset([7])),
+            "the circle in the bottom center is red",
+            Claim("turns", RED_BALL, place=frozenset([7])),
         ),
-        ("has a larger cylinder", Claim("bigger", (3, 0, 0))),
-        ("the triangle in the middle row is smaller", Claim("smaller", (3, 0, 0), place={3, 4, 5})),
+        ("the blue thing is red", Claim("turns", (0, 2, 0), (0, 3, 0))),
+        ("the blue box is a ball", Claim("becomes", (2, 0, 0), (1, 3, 0))),
+        ("the blue box is now a red ball", Claim("instead", RED_BALL, (1, 3, 0))),
+        ("has a bigger cylinder", Claim("bigger", old=(3, 0, 0))),
+        ("the one in the middle row is smaller", Claim("smaller", place={3, 4, 5})),
         ("there are more red balls", Claim("more", RED_BALL)),
         ("has fewer boxes", Claim("fewer", (1, 0, 0))),
         ("has three red things", Claim("count", (0, 2, 0), count=3)),
@@ -322,8 +341,8 @@ def test_every_template_is_read_as_its_own_kind():
     """Filled in by hand, each template comes back with what was put in."""
     slots = {
         "new": "small red ball", "a_new": "a small red ball", "news": "small red balls",
-        "old": "big blue box", "a_old": "a big blue box", "noun": "ball", "color": "red",
-        "was": "blue", "count": "four", "place": "in the top left",
+        "old": "big blue box", "a_old": "a big blue box", "noun": "ball",
+        "a_noun": "a ball", "color": "red", "count": "four", "place": "in the top left",
     }  # fmt: skip
     for kind, templates in TEMPLATES.items():
         for template in templates:
@@ -332,12 +351,10 @@ def test_every_template_is_read_as_its_own_kind():
             named = set(re.findall(r"{(\w+)}", template))
             if named & {"new", "a_new", "news"}:
                 assert claim.new == (2, 2, 1)
-            if named & {"noun", "color"} == {"noun", "color"}:
-                assert claim.new == RED_BALL
-            if "a_old" in named:
-                assert claim.old == (1, 3, 2)
-            if "was" in named:
-                assert claim.old == (0, 3, 0)
+            else:
+                shape = 2 if named & {"noun", "a_noun"} else 0
+                assert claim.new == (shape, 2 if "color" in named else 0, 0)
+            assert claim.old == ((1, 3, 2) if named & {"old", "a_old"} else (0, 0, 0))
             assert claim.place == (frozenset([0]) if "place" in named else ANYWHERE)
             assert claim.count == (4 if "count" in named else 0)
 
@@ -410,7 +427,7 @@ def test_captions_are_diverse_and_speak_of_the_pair(built_in_pairs, look):
     lines = sum(bool({"row", "column"} & set(caption.split())) for caption in captions)
     assert 0.03 < lines / len(captions) < 0.3  # places are at times named roughly
     two = sum(len(read(caption)) == 2 for caption in captions)
-    assert 0.05 < two / len(captions) < 0.6
+    assert 0.2 < two / len(captions) < 0.6
     # said of other pairs they are mostly false: they tell pairs apart
     references, targets = built_in_pairs
     moved = np.roll(np.arange(len(captions)), 7)[:1000]
@@ -432,6 +449,21 @@ def test_a_caption_is_made_of_its_own_draws_alone():
         assert relative_caption(reference, target, draws.tolist()) == caption
         changed += relative_caption(reference, target, rng.random(DRAWS)) != caption
     assert changed > 100
+
+
+def test_what_only_the_reference_tells_is_left_out():
+    """Half of what is said of an object on show names it by looks that fit no other one."""
+    rng = np.random.default_rng(4)
+    by_looks = spoken = 0
+    for reference, target in random_pairs(600, seed=9):
+        for claim in read(relative_caption(reference, target, rng.random(DRAWS))):
+            if claim.kind in ("turns", "becomes", "bigger", "smaller"):
+                fitting = [cell for cell in range(9) if fits(claim.old, tuple(reference[cell]))]
+                spoken += 1
+                if claim.place == ANYWHERE and claim.kind in ("turns", "becomes"):
+                    assert len(fitting) == 1
+                    by_looks += 1
+    assert 0.2 < by_looks / spoken < 0.8
 
 
 def test_draws_always_suffice():
@@ -464,7 +496,7 @@ def test_strangers_are_sometimes_described_on_their_own():
         for _ in range(300)
     )
     absolute = sum(count for said, count in kinds.items() if set(said) == {"has"})
-    assert 0.4 < absolute / 300 < 0.95
+    assert 0.1 < absolute / 300 < 0.5
 
 
 def test_differences_are_the_cells_that_changed():
@@ -474,9 +506,9 @@ def test_differences_are_the_cells_that_changed():
     by_cell = {fact.cell: (fact.kind, fact.new, fact.old) for fact in found if fact.cell >= 0}
     assert by_cell == {
         0: ("turns", (2, 3, 1), (2, 2, 1)),
-        1: ("bigger", (1, 4, 2), (0, 0, 0)),
-        3: ("loses", (1, 1, 1), (0, 0, 0)),
-        4: ("instead", (2, 3, 2), (3, 3, 2)),
+        1: ("bigger", (1, 4, 2), (1, 4, 1)),
+        3: ("loses", (0, 0, 0), (1, 1, 1)),
+        4: ("becomes", (2, 3, 2), (3, 3, 2)),
         6: ("gains", (1, 3, 1), (0, 0, 0)),
     }
     whole = [(fact.kind, fact.new, fact.number) for fact in found if fact.cell < 0]
