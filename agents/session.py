@@ -20,6 +20,7 @@ from agents.tracker import DialogTracker
 from envs.dialog import Dialog
 from retrieval.files import atomic_write
 from retrieval.metrics import rank_percentile, recall_at_k
+from retrieval.schedules import make_schedule
 from retrieval.text import Vocabulary
 
 PlayEpoch = Callable[[int], Iterator[Step]]
@@ -70,6 +71,7 @@ def run_epochs(
     test: Dialog | None,
     log_interval: int = 50,
     test_pairs: int = 512,
+    schedule: str = "constant",
 ) -> None:
     """Train for some epochs, saving `{prefix}-{epoch}.pt` after each.
 
@@ -86,6 +88,8 @@ def run_epochs(
         test: held-out dialogs played after each epoch, or None.
         log_interval: batches between two scalars.
         test_pairs: how many of them.
+        schedule: "constant", or another of `retrieval.schedules` over all epochs: a run that is
+            taken up again then needs the number of epochs it began with.
     """
     from torch.utils.tensorboard import SummaryWriter
 
@@ -93,16 +97,19 @@ def run_epochs(
     if epochs.start == 0:  # a new run, now that all arguments have proved good
         for path in saved_epochs(folder, prefix).values():
             path.unlink()
+    set_rate = _rate_setter(optimizer, schedule, epochs.stop * batches)
     log = _load_log(folder / f"{prefix}-metrics.json", epochs.start)
     with SummaryWriter(str(folder / "logs" / prefix), purge_step=epochs.start * batches) as writer:
         for epoch in epochs:
             recent: list[Step] = []
+            set_rate(epoch * batches)
             bar = tqdm(
                 play_epoch(epoch), total=batches, desc=f"{prefix} epoch {epoch}", unit="batch",
                 file=sys.stderr, mininterval=1.0,
             )  # fmt: skip
             for step in bar:
                 recent = [*recent, step][-log_interval:]
+                set_rate(epoch * batches + step.batch + 1)
                 if step.batch % log_interval == 0:
                     _log_step(writer, recent, epoch * batches + step.batch, agent)
                     bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
@@ -127,6 +134,21 @@ def evaluate(agent: DialogTracker, dialog: Dialog, pairs: int, seed: int = 12345
     """Play the fixed held-out dialogs that training is watched on."""
     target, reference = evaluation_pairs(len(dialog.gallery), pairs, seed)
     return run_dialogs(dialog, agent, target, reference, seed, depth=1)
+
+
+def _rate_setter(
+    optimizer: torch.optim.Optimizer, schedule: str, total: int
+) -> Callable[[int], None]:
+    """Sets the learning rate for a step, of so many in all."""
+    factor = make_schedule(schedule, decay_every=total)
+    for group in optimizer.param_groups:  # kept with the optimiser, so that a resumed run has it
+        group.setdefault("initial_lr", group["lr"])
+
+    def set_rate(step: int) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * factor(min(step, total - 1), total)
+
+    return set_rate
 
 
 def _load_log(path: Path, first: int) -> list[dict[str, Any]]:

@@ -87,7 +87,13 @@ class DialogTracker(nn.Module):
 class TrackerAgent(DialogTracker):
     r"""A composition model with a GRU over the turns.
 
-    .. math:: x = compose(e(r), text(c)); \quad h' = GRU(x, h); \quad q = norm(x + W h')
+    .. math:: x = compose(e(r), t), \; t = text(c); \quad h' = GRU([\sqrt{D} x, t], h); \quad
+        q = norm(2 \sigma(G h') \odot x + W h')
+
+    The memory hears the words beside what was made of them, so that it can tell what was said
+    from what was taken over from the reference; its gate decides how much of this turn's
+    composition the query keeps. A unit-norm x has numbers too small to move a GRU: hence the
+    factor.
 
     With `memory="none"` the query is the composer's output itself: single-turn retrieval. A
     composer's auxiliary losses (ComposeAE's) are not trained here, so its decoders rest.
@@ -128,8 +134,9 @@ class TrackerAgent(DialogTracker):
         self.image = nn.Linear(feature_dim, dim)
         self.text = RecurrentTextEncoder(len(vocabulary), dim, text, text_dim)
         self.composer = COMPOSERS[composer](dim)
-        self.memory = nn.GRUCell(dim, dim) if memory == "gru" else None
-        self.recall = nn.Linear(dim, dim) if memory == "gru" else None
+        heard = dim if self.composer.hears else 0
+        self.memory = nn.GRUCell(dim + heard, dim) if memory == "gru" else None
+        self.recall = nn.Linear(dim, 2 * dim) if memory == "gru" else None  # gate and content
         self.scale = nn.Parameter(torch.tensor(2.7))  # of the in-batch softmax: exp(2.7) = 15
 
     def embed(self, features: Tensor) -> Tensor:
@@ -140,11 +147,16 @@ class TrackerAgent(DialogTracker):
         self, reference: Tensor, caption: Tensor, memory: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """One turn; see the class."""
-        composed: Tensor = self.composer(reference, self.text(caption))  # (B, D), unit norm
+        words = self.text(caption)  # (B, D)
+        composed: Tensor = self.composer(reference, words)  # (B, D), unit norm
         if self.memory is None or self.recall is None:
             return composed, None
-        memory = self.memory(composed, memory)
-        return F.normalize(composed + self.recall(memory), dim=-1), memory
+        turn = composed * self.dim**0.5
+        if self.composer.hears:
+            turn = torch.cat([turn, words], dim=-1)  # (B, 2D)
+        memory = self.memory(turn, memory)
+        gate, content = self.recall(memory).chunk(2, dim=-1)
+        return F.normalize(2 * torch.sigmoid(gate) * composed + content, dim=-1), memory
 
 
 class PublishedTracker(DialogTracker):

@@ -42,12 +42,17 @@ def linear(step: int, total: int) -> float:
     return step / warm if step < warm else (total - step) / (total - warm)
 
 
+def cosine(step: int, total: int) -> float:
+    """From 1 down to 0 along a cosine. Loshchilov and Hutter, SGDR, ICLR 2017, one cycle."""
+    return _cosine(1.0, 0.0, step / total)
+
+
 def constant(step: int, total: int) -> float:
     """Always 1."""
     return 1.0
 
 
-SCHEDULES = ("step", "one_cycle", "linear", "constant")
+SCHEDULES = ("step", "one_cycle", "cosine", "linear", "constant")
 
 
 def make_schedule(name: str, decay_every: int) -> Schedule:
@@ -62,7 +67,12 @@ def make_schedule(name: str, decay_every: int) -> Schedule:
                 f"expected a learning_rate_decay_frequency of 1 or more, got {decay_every}"
             )
         return step_decay(decay_every)
-    plain: dict[str, Schedule] = {"one_cycle": one_cycle, "linear": linear, "constant": constant}
+    plain: dict[str, Schedule] = {
+        "one_cycle": one_cycle,
+        "cosine": cosine,
+        "linear": linear,
+        "constant": constant,
+    }
     if name not in plain:
         raise unknown("schedule", name, SCHEDULES)
     return plain[name]

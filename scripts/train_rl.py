@@ -49,6 +49,8 @@ class Args(DialogArgs):
     """Kept for the original's command line; test dialogs are played 256 at a time."""
     test_pairs: int = 512
     """Held-out dialogs played after each epoch; 0 plays none."""
+    schedule: str = "constant"
+    """Of the learning rate over all epochs: `constant` (published) or `cosine`, down to 0."""
     seed: int = 7771
     """Fixes the dialogs and the users' words."""
     log_interval: int = 10
@@ -107,7 +109,7 @@ def train(args: Args) -> None:
         range(done.epoch + 1 if done else 0, args.epochs), how.batches,
         args.model_folder, args,
         dialog_of(args, "test", args.test_turns) if args.test_pairs else None,
-        args.log_interval, args.test_pairs,
+        args.log_interval, args.test_pairs, args.schedule,
     )  # fmt: skip
     print(f"agents in {args.model_folder}: rl-0.pt ... rl-{args.epochs - 1}.pt")
 

@@ -52,6 +52,8 @@ class Args(DialogArgs):
     """Held-out dialogs played after each epoch; 0 plays none."""
     pretrained_model: Path | None = None
     """Go on from these weights, with a fresh optimiser ("SL continued")."""
+    schedule: str = "constant"
+    """Of the learning rate over all epochs: `constant` (published) or `cosine`, down to 0."""
     seed: int = 0
     """Fixes the initial weights, the dialogs and the users' words."""
     log_interval: int = 50
@@ -111,7 +113,7 @@ def train(args: Args) -> None:
         range(done.epoch + 1 if done else 0, args.epochs), how.batches,
         args.model_folder, args,
         dialog_of(args, "test", args.test_turns) if args.test_pairs else None,
-        args.log_interval, args.test_pairs,
+        args.log_interval, args.test_pairs, args.schedule,
     )  # fmt: skip
     print(f"agents in {args.model_folder}: sl-0.pt ... sl-{args.epochs - 1}.pt")
 

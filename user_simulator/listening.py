@@ -124,6 +124,27 @@ class CatalogListener(Listener):
         self.language = gallery.spoken
         super().__init__(gallery.attributes, gallery.spoken.reader.read)
 
+    def directions(self, captions: Sequence[str], pairs: np.ndarray) -> dict[str, float]:
+        """How often comparisons have the right direction, however far they go.
+
+        Args:
+            captions: B of them.
+            pairs: the images (B, 2) = reference, target they are about.
+
+        Returns:
+            "lighter", "darker", ... to the share of such clauses for which the target measures
+            more, or less, than the reference.
+        """
+        right: dict[str, list[bool]] = {}
+        for caption, (reference, target) in zip(captions, pairs, strict=True):
+            for claim in self.language.reader.read(caption):
+                if claim is not None and claim.kind in ("more", "less"):
+                    (column,) = claim.columns
+                    change = int(self.table[target, column]) - int(self.table[reference, column])
+                    rises = change > 0 if claim.kind == "more" else change < 0
+                    right.setdefault(self.language.topic(claim), []).append(rises)
+        return {topic: float(np.mean(rises)) for topic, rises in sorted(right.items())}
+
 
 def listener_of(gallery: Gallery) -> Listener:
     """Who can check captions about a gallery.

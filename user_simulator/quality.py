@@ -21,7 +21,6 @@ from user_simulator.listening import CatalogListener, listener_of
 from user_simulator.metrics import caption_report
 from user_simulator.training import fit_captioner
 
-
 CAPTIONS = 60_000
 """Relative captions that a catalogue's captioner learns from."""
 
@@ -115,8 +114,9 @@ def report(
     N-gram scores (`caption_report`), `faithfulness` (share of captions that claim nothing
     false), `discrimination` (a listener picks the target among 10 distractors; chance 1/11),
     and the same two for the reference captions, as a ceiling. For a catalogue also, by kind of
-    clause, `accuracy/lighter`, ...: the share of such clauses that hold, and `said/lighter`, how
-    many there were.
+    clause, `accuracy/lighter`, ...: the share of such clauses that hold ("much", "slightly" and
+    the least difference worth saying included), `said/lighter`: how many there were, and of
+    comparisons `direction/lighter`: the share that point the right way.
     """
     said: dict[tuple[int, int], list[str]] = {}
     for triplet in triplets:
@@ -136,15 +136,20 @@ def report(
         topics = listener.accuracy(captions, pairs, listener.language.topic)
         for topic, (share, count) in topics.items():
             numbers |= {f"accuracy/{topic}": share, f"said/{topic}": float(count)}
+        for topic, share in listener.directions(captions, pairs).items():
+            numbers[f"direction/{topic}"] = share
     return numbers
 
 
 def format_report(numbers: dict[str, float]) -> str:
     """The report as a few lines for a terminal."""
-    clauses = [
-        f"  {topic:<22} true {numbers[f'accuracy/{topic}']:.2f} of {numbers[f'said/{topic}']:.0f}"
-        for topic in (key.removeprefix("said/") for key in numbers if key.startswith("said/"))
-    ]
+    clauses = []
+    for topic in (key.removeprefix("said/") for key in numbers if key.startswith("said/")):
+        told = f"true {numbers[f'accuracy/{topic}']:.2f} of {numbers[f'said/{topic}']:.0f}"
+        way = numbers.get(f"direction/{topic}")
+        clauses.append(
+            f"  {topic:<22} {told}" + (f", direction {way:.2f}" if way is not None else "")
+        )
     return "\n".join(
         [
             f"captioner on {numbers['pairs']:.0f} held-out pairs:",

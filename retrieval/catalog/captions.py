@@ -151,7 +151,7 @@ def _clause(
 
 def _degree(change: int, chance: Chance) -> str:
     """ "much", "slightly" or "": one that is true of the change."""
-    hedges = chance.below(0.5)
+    hedges = chance.below(0.25)
     if change <= CLEAR or (change <= SLIGHT_AT_MOST and hedges):
         return "slightly"
     return "much" if change > MUCH and hedges else ""

@@ -81,7 +81,11 @@ class PictureFiles:
     def __init__(self, root: Path):
         self.root = root
         found = (path for path in root.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
-        self.names = sorted(path.relative_to(root).as_posix() for path in found if path.is_file())
+        self.names = sorted(
+            path.relative_to(root).as_posix()
+            for path in found
+            if path.is_file() and not path.name.startswith(".")  # as some archives leave them
+        )
         self._by_key: dict[str, str] = {}
         for name in reversed(self.names):  # of two with the same key the first name wins
             self._by_key[Path(name).stem.lower()] = name
@@ -111,8 +115,7 @@ def cast_of(table: Table, roles: Roles, files: PictureFiles) -> Cast:
     letters that come more than once.
 
     Raises:
-        ValueError: a column given does not exist, no column names pictures, or no column can
-            be talked about.
+        ValueError: a column given does not exist, or no column names pictures.
     """
     for name in (roles.id_column, roles.title, *(roles.attributes or ())):
         if name is not None and name not in table.columns:

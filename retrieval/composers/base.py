@@ -24,6 +24,8 @@ class Composer(nn.Module):
     """
 
     form: ClassVar[Form] = "vector"
+    hears: ClassVar[bool] = True
+    """Whether the caption takes part at all."""
 
     def __init__(self, dim: int, text_dim: int | None = None):
         super().__init__()

@@ -27,7 +27,7 @@ from retrieval.errors import unknown
 from retrieval.features import has_features, load_features
 from retrieval.files import atomic_write
 from retrieval.gallery import Triplet
-from retrieval.pictures import load_pictures
+from retrieval.pictures import Pictures, load_pictures
 
 SPLITS = ("train", "test")
 SIZE = 128
@@ -106,7 +106,7 @@ def load(
         split: "train" or "test"; which one a product is in is decided by the hash of its id.
         encoder: whose features; by default `default_encoder()`. `extract_features` makes them.
         roles: columns whose part is given.
-        size: pixels of the pictures.
+        size: pixels of the pictures; measures and features are those at 128.
 
     Raises:
         FileNotFoundError: the folder, its table or the features are missing.
@@ -209,10 +209,7 @@ def open_catalogue(root: Path | str, roles: Roles | None = None, size: int = SIZ
     order = sorted(matched, key=lambda product: split_of(product[0]) == "test")  # stable
     if len(order) < 4:
         raise ValueError(_too_few(root, len(order), dropped))
-    loaded = load_pictures(
-        root, [file for _, file, _ in order], size, fit="pad", skip_missing=True,
-        folder=workspace(root), label="catalog",
-    )  # fmt: skip
+    loaded = _decoded(root, [file for _, file, _ in order], size)
     dropped["broken pictures"] += len(order) - len(loaded.kept)
     kept = [order[row] for row in loaded.kept]
     if len(kept) < 4:
@@ -222,8 +219,8 @@ def open_catalogue(root: Path | str, roles: Roles | None = None, size: int = SIZ
     train_size = sum(split_of(name) == "train" for name in names)
     if not 2 <= train_size <= len(names) - 2:  # too few for chance: the last ones are for testing
         train_size = len(names) - max(2, round(TEST_SHARE * len(names)))
-    key = _key(root, kept, size)
-    measures = _measures(root, key, loaded.table)
+    key = _key(root, kept)
+    measures = _measures(root, key, [file for _, file, _ in order], len(names))
     is_train = np.arange(len(names)) < train_size
     language = learn_language(rows, is_train, cast, measures)
     codes = language.encode(rows, measures)
@@ -337,25 +334,32 @@ def _matched(
     return matched, dropped
 
 
-def _measures(root: Path, key: str, pictures: np.ndarray) -> np.ndarray:
-    """The measures (N, M) of a catalogue's pictures, computed once."""
+def _decoded(root: Path, files: Sequence[str], size: int) -> Pictures:
+    """The pictures that can be decoded, from the cache or made now."""
+    return load_pictures(
+        root, files, size, fit="pad", skip_missing=True, folder=workspace(root), label="catalog"
+    )
+
+
+def _measures(root: Path, key: str, files: Sequence[str], count: int) -> np.ndarray:
+    """The measures (N, M) of a catalogue's pictures at `SIZE` pixels, computed once."""
     path = workspace(root) / f"measures-{key}.npy"
     if path.is_file():
         try:
             measures: np.ndarray = np.load(path)
         except (ValueError, EOFError):
             measures = np.zeros((0, 0))
-        if measures.shape == (len(pictures), len(MEASURES)):
+        if measures.shape == (count, len(MEASURES)):
             return measures
-    measures = measure(pictures)
+    measures = measure(_decoded(root, files, SIZE).table)
     with atomic_write(path) as temporary:
         np.save(temporary, measures)
     return measures
 
 
-def _key(root: Path, products: Sequence[tuple[str, str, dict[str, str]]], size: int) -> str:
+def _key(root: Path, products: Sequence[tuple[str, str, dict[str, str]]]) -> str:
     """Twelve hexadecimal digits of the products' ids, files and lengths of files."""
-    digest = hashlib.sha256(f"{_MEASURES_VERSION} {size}".encode())
+    digest = hashlib.sha256(f"{_MEASURES_VERSION}".encode())
     for name, file, _ in products:
         digest.update(f"\n{name}\t{file}\t{(root / file).stat().st_size}".encode())
     return digest.hexdigest()[:12]

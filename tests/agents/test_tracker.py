@@ -129,7 +129,7 @@ def test_padding_never_counts(text: str, tiny_dialog: Dialog) -> None:
 
 
 def test_tracker_by_its_formula(tiny_dialog: Dialog) -> None:
-    """h' = GRU(x, h), q = norm(x + W h'), written out."""
+    """h' = GRU([sqrt(D) x, t], h), q = norm(2 sigmoid(G h') x + W h'), written out."""
     agent = make("tracker", tiny_dialog).eval()
     first, second = observe(tiny_dialog, 0), observe(tiny_dialog, 1)
     _, memory = agent.predict(first)
@@ -137,13 +137,25 @@ def test_tracker_by_its_formula(tiny_dialog: Dialog) -> None:
     assert isinstance(agent, TrackerAgent)
     with torch.inference_mode():
         reference = agent.embed(torch.from_numpy(second["reference"]))
-        composed = agent.composer(reference, agent.text(torch.from_numpy(second["caption"])))
+        words = agent.text(torch.from_numpy(second["caption"]))
+        composed = agent.composer(reference, words).double().numpy()
     state = {key: value.double().numpy() for key, value in agent.state_dict().items()}
-    hidden = gru(composed.double().numpy(), memory.double().numpy(), state)
-    raw = composed.double().numpy() + hidden @ state["recall.weight"].T + state["recall.bias"]
+    turn = np.concatenate([composed * np.sqrt(32), words.double().numpy()], axis=1)
+    hidden = gru(turn, memory.double().numpy(), state)
+    recalled = hidden @ state["recall.weight"].T + state["recall.bias"]
+    raw = 2 / (1 + np.exp(-recalled[:, :32])) * composed + recalled[:, 32:]
     expected = raw / np.linalg.norm(raw, axis=1, keepdims=True)
     np.testing.assert_allclose(after, hidden, atol=1e-5)
     np.testing.assert_allclose(query, expected, atol=1e-5)
+
+
+def test_a_composer_that_does_not_hear_has_a_memory_that_does_not_either(
+    tiny_dialog: Dialog,
+) -> None:
+    agent = make("tracker", tiny_dialog, composer="image_only")
+    seen = observe(tiny_dialog, 0)
+    other = seen | {"caption": np.roll(seen["caption"], 1, axis=0)}
+    assert np.array_equal(agent.predict(seen)[0], agent.predict(other)[0])
 
 
 def test_embeddings_are_unit_norm_and_of_the_image_layer(tiny_dialog: Dialog) -> None:

@@ -182,6 +182,12 @@ def test_accuracy_counts_by_kind_of_clause(dialog):
     swapped = listener.accuracy(captions, pairs[:, ::-1], topic)
     for name in ("lighter", "darker", "larger", "plainer"):
         assert swapped[name] == (0.0, told[name][1])
+    assert set(listener.directions(captions, pairs).values()) == {1.0}
+    assert set(listener.directions(captions, pairs[:, ::-1]).values()) == {0.0}
+    first = dialog.gallery.spoken.first_measure
+    change = dialog.gallery.attributes[target, first] - dialog.gallery.attributes[reference, first]
+    always = listener.directions(["is much lighter"] * 400, pairs)
+    assert always == {"lighter": pytest.approx(np.mean(change > 0))}
     assert listener.accuracy(["blah and is red"], pairs[:1], topic)["nonsense"] == (0.0, 1)
 
 

@@ -758,6 +758,14 @@ def test_a_composed_split_is_ready_for_training(extracted, shop, split, captions
         assert made.sample is None
 
 
+def test_pictures_of_another_size_change_neither_features_nor_captions(extracted, shop):
+    small = catalog.load_composed(shop, "test", size=32, encoder=OWN)
+    usual = catalog.load_composed(shop, "test", encoder=OWN)
+    assert small.pictures.shape[1:] == (32, 32, 3)
+    np.testing.assert_array_equal(small.features, usual.features)
+    assert small.queries == usual.queries
+
+
 def test_what_a_composed_split_is_asked_for_wrongly_is_named(shop, monkeypatch):
     with pytest.raises(ValueError, match=r"unknown kind of captions 'relativ'. Did you mean"):
         catalog.load_composed(shop, "train", captions="relativ")

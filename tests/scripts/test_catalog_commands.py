@@ -106,6 +106,8 @@ def test_the_captioner_reports_by_kind_of_clause(data, models, tmp_path, shop):
     numbers = json.loads(path.with_suffix(".json").read_text())
     said = {key: value for key, value in numbers.items() if key.startswith("said/")}
     assert said and all(f"accuracy/{key.removeprefix('said/')}" in numbers for key in said)
+    compared = {key for key in said if key.removeprefix("said/") in ("lighter", "darker", "larger")}
+    assert all(f"direction/{key.removeprefix('said/')}" in numbers for key in compared)
     assert numbers["reference_faithfulness"] == 1.0
     strip = do(
         "draw_dialog", *data, "--agent", "oracle", "--turns", 2, "--out", tmp_path / "strip.png"
@@ -121,7 +123,11 @@ def test_the_captioner_reports_by_kind_of_clause(data, models, tmp_path, shop):
         ("extract_features", ["--dataset", "catalog"], "needs its folder; give --dataset-path"),
         ("benchmark", ["--dataset", "catalogue"], "unknown data set of dialogs 'catalogue'. Did"),
         ("train_sl", ["--title", "name"], "--title chooses columns of a catalogue; give --dataset"),
-        ("benchmark", ["--dataset", "catalog", "--dataset-path", "/none/x"], "there is no folder /none/x"),
+        (
+            "benchmark",
+            ["--dataset", "catalog", "--dataset-path", "/none/x"],
+            "there is no folder /none/x",
+        ),
         (
             "benchmark",
             ["--dataset", "catalog", "--dataset-path", ".", "--env", "dialog/CSS2D-v0"],
