@@ -1,0 +1,34 @@
+"""From tables of ranks to what is written down: numbers, intervals, run files and a plot."""
+
+from agents.report.display import format_table, plot
+from agents.report.files import write_csv, write_qrels, write_run
+from agents.report.limits import Limit, counting_bound, indistinguishability_ceiling
+from agents.report.statistics import compare, holm, summarise
+from agents.report.summary import (
+    COMPARED_METRICS,
+    MEAN_METRICS,
+    METRICS,
+    Comparison,
+    Interval,
+    Summary,
+)
+
+__all__ = [
+    "COMPARED_METRICS",
+    "Comparison",
+    "Interval",
+    "Limit",
+    "MEAN_METRICS",
+    "METRICS",
+    "Summary",
+    "compare",
+    "counting_bound",
+    "format_table",
+    "holm",
+    "indistinguishability_ceiling",
+    "plot",
+    "summarise",
+    "write_csv",
+    "write_qrels",
+    "write_run",
+]
