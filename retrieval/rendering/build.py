@@ -56,6 +56,10 @@ class BuildSpec:
         return f"css-{a}x{b}-{c}x{d}-{self.size}px-seed{self.seed}-edition{EDITION}"
 
 
+PUBLISHED = BuildSpec(train=(1000, 18), test=(1000, 18))
+"""About the published size: 19,000 pictures and 18,000 queries in each split."""
+
+
 def build(root: Path, spec: BuildSpec | None = None, workers: int | None = None) -> None:
     """Make the data set in a folder; an interrupted run is taken up where it stopped.
 

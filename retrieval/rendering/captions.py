@@ -75,7 +75,7 @@ def differences(reference: np.ndarray, target: np.ndarray) -> list[Difference]:
             continue
         weight = (1.3 if cell == 4 else 1.0) * (1.6 if 2 in (old[SIZE], new[SIZE]) else 1.0)
         if not old[SHAPE]:
-            found.append(Difference("gains", new, cell=cell, weight=1.1 * weight))
+            found.append(Difference("gains", new, cell=cell, weight=1.3 * weight))
         elif not new[SHAPE]:
             found.append(Difference("loses", old=old, cell=cell, weight=weight))
         elif old[:2] == new[:2]:
@@ -154,13 +154,13 @@ def _clause(
 ) -> str:
     """Say one difference; what is left out never makes the clause untrue."""
     kind = fact.kind
-    if kind == "gains" and chance.below(0.35):
+    if kind == "gains" and chance.below(0.3):
         kind = "has"
-    if kind == "loses" and chance.below(0.25):
+    if kind == "loses" and chance.below(0.12):
         kind = chance.pick(["lacks", "lacks", "empty"])
     # By its looks, which takes the reference to find it, or by its place.
     looks = _looks(reference, fact.cell)
-    by_looks = chance.below(0.55) and looks is not None
+    by_looks = chance.below(0.75) and looks is not None
     options = [
         template
         for template in TEMPLATES[kind]

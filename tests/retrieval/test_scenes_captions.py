@@ -291,10 +291,10 @@ RED_BALL = (2, 2, 0)
             Claim("gains", (0, 0, 2), place={0, 3, 6}),
         ),
         ("has a red ball top left", Claim("has", RED_BALL, place=frozenset([0]))),
-        ("is missing the red ball", Claim("loses", old=RED_BALL)),
+        ("the red ball is missing", Claim("loses", old=RED_BALL)),
         ("has nothing in the very middle", Claim("empty", place=frozenset([4]))),
         (
-            "has a red ball instead of a big blue box in the front right",
+            "the big blue box in the front right is now a red ball",
             Claim("instead", RED_BALL, (1, 3, 2), frozenset([8])),
         ),
         (
@@ -304,7 +304,7 @@ RED_BALL = (2, 2, 0)
         ("the blue thing is red", Claim("turns", (0, 2, 0), (0, 3, 0))),
         ("the blue box is a ball", Claim("becomes", (2, 0, 0), (1, 3, 0))),
         ("the blue box is now a red ball", Claim("instead", RED_BALL, (1, 3, 0))),
-        ("has a bigger cylinder", Claim("bigger", old=(3, 0, 0))),
+        ("the cylinder is bigger", Claim("bigger", old=(3, 0, 0))),
         ("the one in the middle row is smaller", Claim("smaller", place={3, 4, 5})),
         ("there are more red balls", Claim("more", RED_BALL)),
         ("has fewer boxes", Claim("fewer", (1, 0, 0))),
@@ -463,7 +463,7 @@ def test_what_only_the_reference_tells_is_left_out():
                 if claim.place == ANYWHERE and claim.kind in ("turns", "becomes"):
                     assert len(fitting) == 1
                     by_looks += 1
-    assert 0.2 < by_looks / spoken < 0.8
+    assert 0.4 < by_looks / spoken < 0.9
 
 
 def test_draws_always_suffice():
@@ -483,7 +483,8 @@ def test_striking_differences_are_said_more_often():
     for _ in range(600):
         clause = read(relative_caption(reference, target, rng.random(DRAWS)))[0]
         for cell in (0, 2):
-            first[cell] += clause.place == frozenset([cell])
+            by_looks = clause.place == ANYWHERE and clause.old[1] == reference[cell, 1]
+            first[cell] += clause.place == frozenset([cell]) or by_looks
     assert first[2] > 1.3 * first[0] > 100
 
 
