@@ -41,6 +41,7 @@ class Improvement:
         negatives: random negatives of the published softmax.
         rollouts: roll-outs per candidate, averaged (more than one pays with users who sample).
         weight: of the improved policy loss beside the supervised loss.
+        depth: turns played in a roll-out at most; 0 plays to the end of the dialog.
     """
 
     form: str = "improved"
@@ -49,14 +50,15 @@ class Improvement:
     negatives: int = 5
     rollouts: int = 1
     weight: float = 0.3
+    depth: int = 0
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise unknown("improvement", self.form, FORMS)
-        if self.top_k < 2 or self.rollouts < 1:
+        if self.top_k < 2 or self.rollouts < 1 or self.depth < 0:
             raise ValueError(
-                f"expected at least 2 candidates and 1 roll-out, got {self.top_k} "
-                f"and {self.rollouts}"
+                "expected at least 2 candidates, 1 roll-out and a depth of 0 or more, got "
+                f"{self.top_k}, {self.rollouts} and {self.depth}"
             )
 
 
@@ -179,16 +181,20 @@ def look_ahead(
 
     All B x K roll-outs are one batch. As published, at least one turn is played, so that the
     last turn of a dialog has an outcome too. Outcomes are sums over the turns of the target's
-    rank (published) or of log2(1 + rank) (improved), averaged over roll-outs.
+    rank (published) or of log2(1 + rank) (improved), averaged over roll-outs. In the improved
+    form a dialog ends well once the target is on show, as it does in the environment: the turns
+    after that add nothing.
     """
     dialogs, count = candidates.shape
+    turns = min(max(1, turns_left), policy.depth or max(1, turns_left))
     rows = np.repeat(np.arange(dialogs), count)
     score = np.zeros(dialogs * count)
     for _ in range(policy.rollouts):
         ahead = players.ahead.show_image(state.rows(rows), candidates.reshape(-1))
         recalled = None if memory is None else memory[torch.from_numpy(rows)]
         shared = SharedDraws(rng, count)
-        for _ in range(max(1, turns_left)):
+        going_on = ~ahead.found
+        for _ in range(turns):
             ahead = players.ahead.listen(ahead, shared)
             reference = players.target.embed(
                 torch.from_numpy(players.ahead.gallery.features[ahead.reference])
@@ -197,7 +203,11 @@ def look_ahead(
                 reference, token_ids(players.ahead, ahead), recalled
             )
             ahead = players.ahead.show(ahead, players.target.asked(query).numpy())
-            score += ahead.rank if policy.form == "published" else np.log2(1.0 + ahead.rank)
+            if policy.form == "published":
+                score += ahead.rank
+            else:
+                score += going_on * np.log2(1.0 + ahead.rank)
+                going_on &= ~ahead.found
     return score.reshape(dialogs, count)
 
 

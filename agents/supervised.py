@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from retrieval.losses import in_batch_softmax, triplet_hinge
 
 LOSSES = ("in_batch", "triplet")
 WARM_UP = 1_000_000  # its place among the epochs, as far as chance is concerned
-WARM_UP_BATCH = 128
+WARM_UP_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -110,10 +111,11 @@ def warm_up(
     epochs: int,
     how: Training,
 ) -> Iterator[float]:
-    """Single-turn training on a split's own relative captions, before any dialog; yields losses.
+    """Training on a split's own relative captions, before any dialog; yields losses.
 
-    A turn of a simulated dialog is one triplet; real triplets cost no captions and come in
-    larger batches, so the words are learnt here first. Not part of the published training.
+    Captions of one target, in the order of how near their references come to it, make a dialog
+    that nobody had to simulate (`chains`). So words and memory are learnt here first; simulated
+    dialogs then teach what the agent's own replies lead to. Not part of the published training.
     """
     rng = epoch_rng(how.seed, WARM_UP)
     features = torch.from_numpy(gallery.features)
@@ -123,18 +125,56 @@ def warm_up(
     pairs = np.array([(triplet.reference, triplet.target) for triplet in triplets])
     agent.train()
     for _ in range(epochs):
-        order = rng.permutation(len(triplets))
-        for begin in range(0, len(order) - WARM_UP_BATCH + 1, WARM_UP_BATCH):
-            rows = order[begin : begin + WARM_UP_BATCH]
-            reference, target = pairs[rows].T
-            query, _ = agent.respond(agent.embed(features[reference]), ids[rows], None)
+        dialogs = chains(pairs, gallery.features, how.turns, rng)  # (M, T)
+        size = min(WARM_UP_BATCH, len(dialogs))
+        for begin in range(0, len(dialogs) - size + 1, size):
+            batch = dialogs[begin : begin + size]
+            target = pairs[batch[:, 0], 1]
             goal = agent.embed(features[target])
-            loss = supervised_loss(agent, query, goal, target, features, how, rng)
+            memory = None
+            losses = []
+            for rows in batch.T:
+                reference = agent.embed(features[pairs[rows, 0]])
+                query, memory = agent.respond(reference, ids[rows], memory)
+                losses.append(supervised_loss(agent, query, goal, target, features, how, rng))
+            loss = torch.stack(losses).mean()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(agent.parameters(), 5.0)
             optimizer.step()
             yield loss.item()
+
+
+def warm_up_steps(triplets: Sequence[Triplet], turns: int) -> int:
+    """How many losses one epoch of `warm_up` yields."""
+    captions = Counter(triplet.target for triplet in triplets)
+    dialogs = sum(-(-count // turns) for count in captions.values())
+    return dialogs // min(WARM_UP_BATCH, dialogs)
+
+
+def chains(
+    pairs: np.ndarray, features: np.ndarray, turns: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Dialogs (M, T) of rows of `pairs` that share a target, the farthest reference first.
+
+    Args:
+        pairs: images (S, 2) = reference, target.
+        features: of the gallery, unit-norm rows (N, F).
+        turns: T. A target's captions fill as many dialogs as they can; what is left over is
+            filled up with captions of the same target drawn again.
+        rng: for the order, within a target and of the dialogs.
+    """
+    order = rng.permutation(len(pairs))
+    order = order[np.argsort(pairs[order, 1], kind="stable")]  # by target, shuffled inside
+    starts = np.flatnonzero(np.diff(pairs[order, 1], prepend=-1))
+    dialogs = []
+    for rows in np.split(order, starts[1:]):
+        lacking = -len(rows) % turns
+        rows = np.concatenate([rows, rng.choice(rows, size=lacking)])
+        dialogs.append(rows.reshape(-1, turns))
+    chained = rng.permutation(np.concatenate(dialogs))  # (M, T)
+    nearness = np.einsum("sf,sf->s", features[pairs[:, 0]], features[pairs[:, 1]])
+    return np.take_along_axis(chained, np.argsort(nearness[chained], axis=1), axis=1)
 
 
 def supervised_loss(

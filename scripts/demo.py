@@ -36,22 +36,22 @@ class Args:
     """Who speaks in training and benchmark: `neural` or `attribute`."""
     data_path: Path | None = None
     """A CSS folder; by default the built-in data in the cache, made when missing."""
-    captioner_epochs: int = 3
+    captioner_epochs: int = 4
     """Training of the neural user, if it was not trained yet."""
     warm_up_epochs: int = 3
     """Passes over single captions before the dialogs of each supervised start."""
-    sl_dialogs: int = 5_000
+    sl_dialogs: int = 6_400
     """Dialogs of each supervised start."""
     rl_dialogs: int = 1_000
     """Dialogs of policy improvement, and of supervised training continued instead."""
-    batch_size: int = 32
+    batch_size: int = 128
     """Dialogs advanced together in the supervised starts."""
     fine_batch_size: int = 16
     """The same in everything that goes on from them."""
-    lr: float = 1e-3
-    """Of the supervised starts."""
-    fine_lr: float = 3e-4
-    """Of everything that goes on from them."""
+    lr: float = 2e-3
+    """Of the supervised starts; over the dialogs it falls to 0 along a cosine."""
+    fine_lr: float = 5e-4
+    """Of everything that goes on from them; falls likewise."""
     equal_decodes: bool = False
     """Also continue supervised training until it has heard as many captions as RL."""
     pairs: int = 1000
@@ -183,7 +183,7 @@ def _train(
     if (folder / f"{prefix}-0.pt").is_file():
         return
     common = ["--epochs", "1", "--dialogs-per-epoch", str(dialogs), "--seed", str(seed)]
-    common += ["--model-folder", str(folder)]
+    common += ["--schedule", "cosine", "--model-folder", str(folder)]
     _call(command, [*common, *options, *_world(args)], threads=1)
 
 

@@ -29,6 +29,8 @@ class Args(DialogArgs):
     """Random negatives of the published softmax."""
     rollouts: int = 1
     """Roll-outs per candidate; more than one pays with users who sample or slip."""
+    depth: int = 0
+    """Turns played in a roll-out at most; 0 plays to the end of the dialog."""
     weight: float = 0.3
     """Weight of the improved policy loss beside the supervised loss."""
     loss: str | None = None
@@ -80,8 +82,9 @@ def train(args: Args) -> None:
     from agents.supervised import Step, Training
 
     policy = Improvement(
-        args.improvement, args.top_k, args.tau, args.neg_num, args.rollouts, args.weight
-    )
+        args.improvement, args.top_k, args.tau, args.neg_num, args.rollouts, args.weight,
+        args.depth,
+    )  # fmt: skip
     dialog = dialog_of(args, "train", args.train_turns)
     start = load_checkpoint(args.pretrained_model, dialog.vocabulary)
     loss = args.loss or start.arguments.get("loss") or "in_batch"

@@ -40,8 +40,8 @@ class Args(DialogArgs):
     epochs: int = 15
     """Epochs in all."""
     warm_up_epochs: int = 4
-    """Passes over the train split's relative captions, one turn each, before the first dialog
-    (0 for the published training)."""
+    """Passes over the train split's relative captions, those of one target as a dialog, before
+    the first simulated one (0 for the published training)."""
     train_turns: int = 5
     """Turns of training dialogs (T)."""
     test_turns: int = 5
@@ -121,15 +121,15 @@ def train(args: Args) -> None:
 def warm_up_agent(
     args: Args, agent: DialogTracker, optimizer: torch.optim.Optimizer, how: Training
 ) -> None:
-    """Single-turn training on the captions that come with the data, with progress."""
+    """Training on the captions that come with the data, with progress."""
     import sys
 
     from tqdm import tqdm
 
-    from agents.supervised import WARM_UP_BATCH, warm_up
+    from agents.supervised import warm_up, warm_up_steps
 
     gallery, triplets = gallery_of(args, "train")
-    steps = args.warm_up_epochs * (len(triplets) // WARM_UP_BATCH)
+    steps = args.warm_up_epochs * warm_up_steps(triplets, how.turns)
     losses = warm_up(agent, gallery, triplets, optimizer, args.warm_up_epochs, how)
     with tqdm(losses, total=steps, desc="warm-up", file=sys.stderr, mininterval=1.0) as bar:
         for loss in bar:

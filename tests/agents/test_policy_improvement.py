@@ -87,12 +87,37 @@ def slow_look_ahead(
                 draws, recalled = Row(blocks, b), memory[b : b + 1]
                 one = dialog.show_image(state.rows(np.array([b])), candidates[b, k : k + 1])
                 for _ in range(turns):
+                    if policy.form == "improved" and one.found[0]:
+                        break  # the target is on show: nothing more can go wrong
                     one = dialog.listen(one, draws)
                     query, recalled = target.predict(dialog.observe(one), recalled)
                     one = dialog.show(one, query)
                     rank = float(one.rank[0])
                     score[b, k] += rank if policy.form == "published" else math.log2(1 + rank)
     return score
+
+
+def test_a_shown_target_ends_the_outcome_and_depth_bounds_it(
+    scenes: Dialog, start: dict[str, DialogTracker]
+) -> None:
+    target = target_copy(start["tracker"])
+    dialog = scenes.with_(index=target.index(scenes.gallery.features))
+    images = np.arange(2 * BATCH).reshape(2, BATCH)
+    state = dialog.listen(dialog.start(*images), np.random.default_rng(0))
+    _, memory = target.predict(dialog.observe(state))
+    candidates = np.column_stack([images[0], images[1], images[1] + 2 * BATCH])
+    players = Players(start["tracker"], target, dialog)
+
+    def outcome(depth: int, turns_left: int, form: str = "improved") -> np.ndarray:
+        policy = Improvement(form, 3, depth=depth)
+        rng = np.random.default_rng(3)
+        return look_ahead(players, state, candidates, memory, turns_left, policy, rng)
+
+    assert (outcome(0, 3)[:, 0] == 0).all() and (outcome(0, 3)[:, 1:] > 0).any()
+    assert (outcome(0, 3, "published")[:, 0] > 0).any()
+    np.testing.assert_array_equal(outcome(2, 4), outcome(0, 2))
+    np.testing.assert_array_equal(outcome(9, 2), outcome(0, 2))
+    assert (outcome(1, 3) < outcome(0, 3)).any()
 
 
 @pytest.mark.parametrize("rollouts", [1, 2])
@@ -378,7 +403,7 @@ def test_the_same_epoch_again(scenes: Dialog, start: dict[str, DialogTracker]) -
 def test_bad_settings_are_named() -> None:
     with pytest.raises(ValueError, match=r"unknown improvement 'publish'\. Did you mean 'publ"):
         Improvement("publish")
-    with pytest.raises(ValueError, match="at least 2 candidates and 1 roll-out, got 1 and 1"):
+    with pytest.raises(ValueError, match="a depth of 0 or more, got 1, 1 and 0"):
         Improvement(top_k=1)
-    with pytest.raises(ValueError, match="at least 2 candidates and 1 roll-out, got 4 and 0"):
+    with pytest.raises(ValueError, match="a depth of 0 or more, got 4, 0 and 0"):
         Improvement(rollouts=0)

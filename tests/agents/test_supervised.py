@@ -14,8 +14,10 @@ from agents.supervised import (
     WARM_UP_BATCH,
     Step,
     Training,
+    chains,
     pretrain_epoch,
     warm_up,
+    warm_up_steps,
 )
 from agents.tracker import AGENTS, DialogTracker
 from envs.dialog import Dialog, draw_pair
@@ -198,37 +200,62 @@ def test_an_epoch_draws_from_seed_and_epoch_alone(scenes: Dialog) -> None:
 # the warm-up
 
 
-def test_the_warm_up_is_single_turns_over_the_captions(tiny_root: Path, scenes: Dialog) -> None:
-    """One step by hand: the composed query of a triplet against its target, no user, no memory."""
+def test_chains_are_dialogs_about_one_target_that_come_nearer() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(30, 4)).astype(np.float32)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    pairs = rng.integers(30, size=(200, 2))
+    dialogs = chains(pairs, features, 3, np.random.default_rng(1))
+    assert set(dialogs.flatten().tolist()) == set(range(200))  # every caption takes part
+    count = {target: int((pairs[:, 1] == target).sum()) for target in set(pairs[:, 1].tolist())}
+    assert len(dialogs) == sum(math.ceil(number / 3) for number in count.values())
+    for rows in dialogs:
+        target = pairs[rows[0], 1]
+        assert (pairs[rows, 1] == target).all()
+        nearness = [float(features[pairs[row, 0]] @ features[target]) for row in rows]
+        assert nearness == sorted(nearness)
+    again = chains(pairs, features, 3, np.random.default_rng(2))
+    assert (pairs[again[:, 0], 1] != pairs[dialogs[:, 0], 1]).any()  # in another order
+
+
+def test_a_warm_up_step_taken_by_hand(tiny_root: Path, scenes: Dialog) -> None:
+    """Turn by turn with memory, each query against the batch's targets; no user."""
     gallery, triplets = load_gallery(tiny_root, encoder="scene")
-    triplets = triplets[: 2 * WARM_UP_BATCH + 5]
-    how = Training(loss="in_batch", seed=2)
+    triplets = triplets[:900]
+    how = Training(loss="in_batch", seed=2, turns=3)
     agent = make("tracker", scenes, dropout=0.0)
     slow = copy.deepcopy(agent).train()
     optimizer = torch.optim.SGD(agent.parameters(), lr=0.5)
     losses = warm_up(agent, gallery, triplets, optimizer, 2, how)
     first = next(losses)
 
-    order = np.random.default_rng([2, WARM_UP]).permutation(len(triplets))
-    rows = [triplets[at] for at in order[:WARM_UP_BATCH]]
+    pairs = np.array([(row.reference, row.target) for row in triplets])
+    dialogs = chains(pairs, gallery.features, 3, np.random.default_rng([2, WARM_UP]))
+    batch = dialogs[:WARM_UP_BATCH]
     features = torch.from_numpy(gallery.features)
-    ids = scenes.vocabulary.encode([row.caption for row in rows], 16)
-    shown = slow.embed(features[[row.reference for row in rows]])
-    query, _ = slow.respond(shown, torch.from_numpy(ids), None)
-    goal = slow.embed(features[[row.target for row in rows]])
-    logits = slow.get_parameter("scale").exp() * query @ goal.T
-    for b, row in enumerate(rows):
-        for j, other in enumerate(rows):
-            if j != b and other.target == row.target:
-                logits[b, j] = -math.inf
-    loss = -logits.log_softmax(1).diagonal().mean()
+    memory, parts = None, []
+    for turn in range(3):
+        rows = [triplets[at] for at in batch[:, turn]]
+        ids = scenes.vocabulary.encode([row.caption for row in rows], 16)
+        shown = slow.embed(features[[row.reference for row in rows]])
+        query, memory = slow.respond(shown, torch.from_numpy(ids), memory)
+        goal = slow.embed(features[[row.target for row in rows]])
+        logits = slow.get_parameter("scale").exp() * query @ goal.T
+        for b, row in enumerate(rows):
+            for j, other in enumerate(rows):
+                if j != b and other.target == row.target:
+                    logits[b, j] = -math.inf
+        parts.append(-logits.log_softmax(1).diagonal().mean())
+    loss = sum(parts) / 3
     assert first == pytest.approx(loss.item(), rel=1e-4)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(slow.parameters(), 5.0)
     for before, after in zip(slow.parameters(), agent.parameters(), strict=True):
         moved = torch.zeros_like(before) if before.grad is None else 0.5 * before.grad
         torch.testing.assert_close(after, before - moved, rtol=1e-3, atol=1e-5)
-    assert len(list(losses)) == 2 * 2 - 1  # whole batches only, two passes
+    steps = warm_up_steps(triplets, 3)
+    assert steps == len(dialogs) // WARM_UP_BATCH >= 1
+    assert len(list(losses)) == 2 * steps - 1  # whole batches only, two passes
 
 
 def test_the_warm_up_teaches(tiny_root: Path, scenes: Dialog) -> None:
