@@ -44,11 +44,11 @@ class Args:
     """Dialogs of each supervised start."""
     rl_dialogs: int = 1_000
     """Dialogs of policy improvement, and of supervised training continued instead."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Dialogs advanced together in the supervised starts."""
     fine_batch_size: int = 16
     """The same in everything that goes on from them."""
-    lr: float = 2e-3
+    lr: float = 1e-3
     """Of the supervised starts; over the dialogs it falls to 0 along a cosine."""
     fine_lr: float = 5e-4
     """Of everything that goes on from them; falls likewise."""
