@@ -176,7 +176,12 @@ class RetrievalModel(nn.Module):
         return self.scale * F.normalize(features, dim=-1)
 
     def losses(
-        self, images: Tensor, ids: Tensor, targets: Tensor, metric: Metric
+        self,
+        images: Tensor,
+        ids: Tensor,
+        targets: Tensor,
+        metric: Metric,
+        which: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The weighted terms of the loss by name, to be summed.
 
@@ -185,8 +190,11 @@ class RetrievalModel(nn.Module):
             ids: token ids (B, L).
             targets: images of the targets.
             metric: the loss of scaled queries against scaled targets.
+            which: for each query the row of its reference in `images` (B,), where queries share
+                references, each of which is then read once; None for one each.
         """
         reference, caption = self._read(images), self._heard(ids)
+        reference = reference if which is None else reference[which]
         query, target = self._query(reference, caption), self.image_encoder(targets)
 
         def scaled_metric(one: Tensor, other: Tensor) -> Tensor:
@@ -282,9 +290,15 @@ class LevelModel(RetrievalModel):
         return torch.cat(self._queries(images, ids), dim=-1)
 
     def losses(
-        self, images: Tensor, ids: Tensor, targets: Tensor, metric: Metric
+        self,
+        images: Tensor,
+        ids: Tensor,
+        targets: Tensor,
+        metric: Metric,
+        which: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The metric loss summed over the six pairs of features; see `RetrievalModel`."""
+        images = images if which is None else images[which]
         pairs = zip(self._queries(images, ids), self._targets(targets), strict=True)
         return {"metric": torch.stack([metric(query, target) for query, target in pairs]).sum()}
 

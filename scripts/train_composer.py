@@ -173,6 +173,8 @@ class Args(DataArgs):
     """Validations without a better score before training stops; 0 never stops."""
     max_minutes: float | None = None
     """Of training, validation not counted."""
+    bfloat16: bool = False
+    """Train with 16 bits where that is safe: twice as fast on processors that know the type."""
     log_every: int = 50
     """Steps between two TensorBoard points."""
     seed: int = 0
@@ -332,7 +334,7 @@ def training_of(args: Args) -> Training:
     shared = (
         "loss", "half_gradient", "matching_weight", "optimizer", "schedule", "learning_rate",
         "weight_decay", "clip", "batch_size", "epochs", "sampled", "together", "seed",
-        "evaluate_every", "patience", "max_minutes",
+        "evaluate_every", "patience", "max_minutes", "bfloat16",
     )  # fmt: skip
     return Training(
         **{name: getattr(args, name) for name in shared},

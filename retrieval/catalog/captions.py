@@ -72,7 +72,7 @@ def differences(language: Language, reference: np.ndarray, target: np.ndarray) -
             else fact
             for fact in found
         ]
-    share = 0.5 if same_kind else 0.25
+    share = 0.8 if same_kind else 0.4
     for at in range(len(MEASURES)):
         change = int(target[first + at]) - int(reference[first + at])
         if abs(change) > SLIGHT:
@@ -141,7 +141,7 @@ def _clause(
     manner = language.columns[fact.column].manner
     kind = fact.kind
     if kind == "instead":
-        kind = chance.pick(("instead", "is", "lacks", "other"), (0.4, 0.3, 0.12, 0.18))
+        kind = chance.pick(("instead", "is", "lacks", "other"), (0.48, 0.25, 0.15, 0.12))
         if kind not in TEMPLATES[manner]:
             kind = "instead"
     old = said(_name(language, fact.column, reference) or "_", manner)

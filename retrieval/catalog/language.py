@@ -51,7 +51,7 @@ class Column:
     manner: str
     phrases: tuple[str, ...]
     weight: float = 1.0
-    forms: frozenset[str] = frozenset()
+    forms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -295,4 +295,4 @@ def _word_column(forms: Sequence[str]) -> Column:
     """A title word as a column of its own: absent or present."""
     word = forms[0]
     manner = "part" if word != singular(word) else "trait"
-    return Column(word, manner, ("", word), 0.5, frozenset(forms))
+    return Column(word, manner, ("", word), 0.5, tuple(forms))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+import retrieval.catalog
 from retrieval.cache import cache_folder
 from retrieval.catalog.gallery import KIND, CatalogGallery
 from retrieval.catalog.language import Language, learn_language
@@ -33,8 +35,8 @@ SPLITS = ("train", "test")
 SIZE = 128
 """Pixels of the decoded pictures, unless told otherwise."""
 TEST_SHARE = 0.25
-TRIPLETS_PER_PRODUCT = {"train": 10, "test": 3}
-MOST_TRIPLETS = 50_000
+TRIPLETS_PER_PRODUCT = {"train": 40, "test": 3}
+MOST_TRIPLETS = 100_000
 CAPTIONS = ("relative", "replace")
 COLOR = "+color"
 """Ends the name of an encoder whose features have the picture's colours beside the backbone's."""
@@ -242,13 +244,29 @@ def split_of(name: str) -> str:
 
 
 def relative_triplets(catalogue: Catalogue, split: str) -> list[Triplet]:
-    """The relative captions that come with a split: always the same ones."""
+    """The relative captions that come with a split: always the same ones, written once.
+
+    There are many for each train product, since a composer that met few pairs learns them by
+    heart instead of what the words mean.
+    """
     part = catalogue.part(split)
     codes = catalogue.codes[part]
+    path = (
+        workspace(catalogue.root)
+        / f"captions-{split}-{_spoken_key(catalogue.language, codes)}.json"
+    )
+    if path.is_file():
+        try:
+            return [Triplet(*row) for row in json.loads(path.read_text())]
+        except (ValueError, TypeError):
+            pass  # spoilt: written anew
     per_product = max(1, min(TRIPLETS_PER_PRODUCT[split], MOST_TRIPLETS // len(codes)))
     rng = np.random.default_rng([SPLITS.index(split), 23])
     target = np.tile(np.arange(len(codes)), per_product)
-    return CaptionedPairs(catalogue.language, codes).about(target, rng)
+    triplets = CaptionedPairs(catalogue.language, codes).about(target, rng)
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(triplets))
+    return triplets
 
 
 def replace_triplets(catalogue: Catalogue, split: str) -> list[Triplet]:
@@ -362,6 +380,15 @@ def _key(root: Path, products: Sequence[tuple[str, str, dict[str, str]]]) -> str
     digest = hashlib.sha256(f"{_MEASURES_VERSION}".encode())
     for name, file, _ in products:
         digest.update(f"\n{name}\t{file}\t{(root / file).stat().st_size}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _spoken_key(language: Language, codes: np.ndarray) -> str:
+    """Changes with what is known of products and with how this version speaks of it."""
+    digest = hashlib.sha256(repr(language).encode())
+    digest.update(np.ascontiguousarray(codes).tobytes())
+    for source in sorted(Path(retrieval.catalog.__file__).parent.glob("*.py")):
+        digest.update(source.read_bytes())
     return digest.hexdigest()[:12]
 
 

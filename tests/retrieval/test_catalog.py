@@ -699,6 +699,20 @@ def test_a_split_is_loaded_with_features_and_captions(extracted, shop):
     dataclasses.replace(train, kind="catalog")
 
 
+def test_captions_are_written_once_and_anew_when_spoilt(extracted):
+    files = list(catalog.workspace(extracted.root).glob("captions-test-*.json"))
+    triplets = catalog.relative_triplets(extracted, "test")
+    rng = np.random.default_rng([1, 23])
+    part = extracted.codes[extracted.part("test")]
+    target = np.tile(np.arange(len(part)), catalog.TRIPLETS_PER_PRODUCT["test"])
+    assert triplets == CaptionedPairs(extracted.language, part).about(target, rng)
+    for path in files:
+        path.write_text("[[1, ")
+    assert catalog.relative_triplets(extracted, "test") == triplets
+    other = dataclasses.replace(extracted, codes=extracted.codes[::-1].copy())
+    assert catalog.relative_triplets(other, "test") != triplets
+
+
 def test_colours_are_in_the_features(extracted, shop):
     """Products of one colour are nearer to each other than to the rest."""
     gallery, _ = catalog.load(shop, "train", OWN)

@@ -1,17 +1,13 @@
 """The commands on a catalogue: `--dataset catalog --dataset-path DIR` and nothing else."""
 
-import importlib
-import io
 import json
-import sys
-from contextlib import redirect_stderr, redirect_stdout
-from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 
 from retrieval.datasets import catalog
+from tests.command_line import call, do
 from tests.tiny_catalog import make_shop
 
 OWN = "catalog-cnn+color"
@@ -19,25 +15,6 @@ SMALL = [
     "--dialogs-per-epoch", 24, "--batch-size", 8, "--test-pairs", 8, "--log-interval", 2,
     "--epochs", 1, "--user", "attribute",
 ]  # fmt: skip
-
-
-def call(command, *arguments):
-    """Exit code, output and errors of a command in this process."""
-    main = importlib.import_module(f"scripts.{command}").main
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    typed = [command, *(str(argument) for argument in arguments)]
-    with patch.object(sys, "argv", typed), redirect_stdout(out), redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    return code, out.getvalue(), err.getvalue()
-
-
-def do(command, *arguments):
-    code, out, err = call(command, *arguments)
-    assert code == 0, err
-    return out
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -62,7 +39,7 @@ def shop(tmp_path_factory):
 @pytest.fixture(scope="module")
 def data(shop):
     """The flags, once the features are there."""
-    out = do("extract_features", "--dataset", "catalog", "--dataset-path", shop, "--epochs", 1)
+    out = do("extract_features", "--dataset", "catalog", "--dataset-path", shop, "--epochs", 1).out
     assert "1 broken pictures" in out and "attributes: kind, colour, for whom" in out
     assert f"use them with --encoder {OWN}" in out
     return ["--dataset", "catalog", "--dataset-path", shop]
@@ -90,7 +67,7 @@ def test_the_benchmark_compares_agents_on_products(data, models, tmp_path):
     table = do(
         "benchmark", *data, "--user", "attribute", "--pairs", 16, "--turns", 3, "--bootstrap", 20,
         "--agents", models / "sl-0.pt", "random", "oracle", "image-only", "--out", tmp_path / "b",
-    )  # fmt: skip
+    ).out  # fmt: skip
     assert all(name in table for name in ("sl-0", "random", "oracle"))
     protocol = json.loads((tmp_path / "b" / "benchmark.json").read_text())["protocol"]
     assert protocol["environment"] == "dialog/Catalog-v0" and protocol["split"] == "test"
@@ -100,7 +77,7 @@ def test_the_benchmark_compares_agents_on_products(data, models, tmp_path):
 
 
 def test_the_captioner_reports_by_kind_of_clause(data, models, tmp_path, shop):
-    out = do("train_captioner", *data, "--epochs", 1, "--hidden-size", 16)
+    out = do("train_captioner", *data, "--epochs", 1, "--hidden-size", 16).out
     path = catalog.workspace(shop) / "captioners" / f"{OWN}.pt"
     assert str(path) in out
     numbers = json.loads(path.with_suffix(".json").read_text())
@@ -111,7 +88,7 @@ def test_the_captioner_reports_by_kind_of_clause(data, models, tmp_path, shop):
     assert numbers["reference_faithfulness"] == 1.0
     strip = do(
         "draw_dialog", *data, "--agent", "oracle", "--turns", 2, "--out", tmp_path / "strip.png"
-    )  # the neural user, by default
+    ).out  # the neural user, by default
     assert "turn 0" in strip and (tmp_path / "strip.png").is_file()
 
 

@@ -2,17 +2,14 @@
 
 import csv
 import gzip
-import importlib
 import io
 import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, NamedTuple
-from unittest.mock import patch
+from typing import Any
 
 import ir_measures
 import numpy as np
@@ -28,50 +25,12 @@ from agents.policy_improvement import Improvement, freeze_images, improve_epoch,
 from agents.supervised import Training
 from envs.factory import make_dialog
 from retrieval.index import ExactIndex
+from tests.command_line import call, do, refused
 from user_simulator.captioner import RelativeCaptioner
 
 TRAIN = ["--dialogs-per-epoch", 64, "--batch-size", 16, "--test-pairs", 12, "--log-interval", 2]
 SL = [*TRAIN, "--warm-up-epochs", 1]
 RL = ["--dialogs-per-epoch", 24, "--batch-size", 8, "--test-pairs", 12, "--log-interval", 2]
-
-
-class Outcome(NamedTuple):
-    """What a command came to."""
-
-    code: int
-    out: str
-    err: str
-
-
-def call(command: str, *arguments: object) -> Outcome:
-    """A command in this process."""
-    main = importlib.import_module(f"scripts.{command}").main
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    typed = [command, *(str(argument) for argument in arguments)]
-    with patch.object(sys, "argv", typed), redirect_stdout(out), redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    return Outcome(code, out.getvalue(), err.getvalue())
-
-
-def do(command: str, *arguments: object) -> Outcome:
-    """A command that must succeed."""
-    outcome = call(command, *arguments)
-    assert outcome.code == 0, outcome.err
-    return outcome
-
-
-def refused(command: str, *arguments: object) -> str:
-    """The one sentence of a command that must fail with exit code 2."""
-    outcome = call(command, *arguments)
-    assert outcome.code == 2, (outcome.code, outcome.err)
-    lines = outcome.err.splitlines()
-    assert len(lines) == 1, outcome.err
-    assert lines[0].startswith("error: ")
-    assert "Traceback" not in outcome.err + outcome.out
-    return lines[0]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

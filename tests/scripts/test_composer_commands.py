@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import io
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
-from unittest.mock import patch
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
@@ -32,47 +28,13 @@ from scripts.evaluate_composer import Args as EvaluateArgs
 from scripts.recipes import RECIPES
 from scripts.switches import spelled_out
 from scripts.train_composer import Args, read, training_of
+from tests.command_line import do
+from tests.command_line import refused as refused_at_once
+
+refused = partial(refused_at_once, at_once=False)
 
 SMALL = ["--recipe", "fast", "--embed_dim", 16, "--batch_size", 8, "--epochs", 1,
          "--validation_share", 0.2]  # fmt: skip
-
-
-class Outcome(NamedTuple):
-    """What a command came to."""
-
-    code: int
-    out: str
-    err: str
-
-
-def call(command: str, *arguments: object) -> Outcome:
-    """A command in this process."""
-    main = importlib.import_module(f"scripts.{command}").main
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    typed = [command, *(str(argument) for argument in arguments)]
-    with patch.object(sys, "argv", typed), redirect_stdout(out), redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    return Outcome(code, out.getvalue(), err.getvalue())
-
-
-def do(command: str, *arguments: object) -> Outcome:
-    """A command that must succeed."""
-    outcome = call(command, *arguments)
-    assert outcome.code == 0, outcome.err
-    return outcome
-
-
-def refused(command: str, *arguments: object) -> str:
-    """The one sentence of a command that must fail with exit code 2."""
-    outcome = call(command, *arguments)
-    assert outcome.code == 2, (outcome.code, outcome.err)
-    line = outcome.err.splitlines()[-1]
-    assert line.startswith("error: ")
-    assert "Traceback" not in outcome.err + outcome.out
-    return line
 
 
 @pytest.fixture(autouse=True, scope="module")
