@@ -1,6 +1,6 @@
 """The CSS figures of RESULTS.md: trains and evaluates what is missing, prints the tables.
 
-    python -m scripts.results_css --data-path data/css_published
+python -m scripts.results_css --data-path data/css_published
 """
 
 from __future__ import annotations
