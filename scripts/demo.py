@@ -36,7 +36,7 @@ class Args:
     """Who speaks in training and benchmark: `neural` or `attribute`."""
     data_path: Path | None = None
     """A CSS folder; by default the built-in data in the cache, made when missing."""
-    captioner_epochs: int = 4
+    captioner_epochs: int = 3
     """Training of the neural user, if it was not trained yet."""
     warm_up_epochs: int = 3
     """Passes over single captions before the dialogs of each supervised start."""
