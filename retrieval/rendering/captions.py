@@ -46,7 +46,7 @@ class Difference(NamedTuple):
     weight: float = 1.0
 
 
-class _Chance:
+class Chance:
     """Choices made from a fixed row of uniform numbers."""
 
     def __init__(self, draws: Sequence[float] | np.ndarray):
@@ -118,7 +118,7 @@ def relative_caption(
     Returns:
         A sentence all of whose claims are true of the pair (`claims.is_faithful`).
     """
-    chance = _Chance(draws)
+    chance = Chance(draws)
     facts = differences(reference, target)
     if not facts:
         return chance.pick(TEMPLATES["same"])
@@ -148,7 +148,7 @@ def _clause(
     fact: Difference,
     reference: np.ndarray,
     target: np.ndarray,
-    chance: _Chance,
+    chance: Chance,
     nouns: tuple[tuple[str, ...], ...],
     brief: bool,
 ) -> str:
@@ -190,7 +190,7 @@ def _claim(
     template: str,
     fact: Difference,
     looks: tuple[int, int, int] | None,
-    chance: _Chance,
+    chance: Chance,
 ) -> Claim:
     """What a template will claim of a fact: only what it has slots for."""
     new, old = _partial(fact.new, chance), _partial(fact.old, chance)
@@ -226,7 +226,7 @@ def _looks(scene: np.ndarray, cell: int) -> tuple[int, int, int] | None:
     return None
 
 
-def _line(cell: int, chance: _Chance) -> frozenset[int]:
+def _line(cell: int, chance: Chance) -> frozenset[int]:
     """The row or the column that a cell lies in."""
     row, column = divmod(cell, 3)
     if chance.below(0.5):
@@ -246,7 +246,7 @@ def _spell(
     template: str,
     claim: Claim,
     fact: Difference,
-    chance: _Chance,
+    chance: Chance,
     nouns: tuple[tuple[str, ...], ...],
     brief: bool,
 ) -> str:
@@ -270,7 +270,7 @@ def _spell(
     )
 
 
-def _thing(codes: tuple[int, int, int], chance: _Chance, nouns: tuple[tuple[str, ...], ...]) -> str:
+def _thing(codes: tuple[int, int, int], chance: Chance, nouns: tuple[tuple[str, ...], ...]) -> str:
     """A noun with the size and colour that are not left open."""
     words = [_noun(codes[SHAPE], chance, nouns)]
     if codes[COLOR]:
@@ -280,12 +280,12 @@ def _thing(codes: tuple[int, int, int], chance: _Chance, nouns: tuple[tuple[str,
     return " ".join(words)
 
 
-def _noun(shape: int, chance: _Chance, nouns: tuple[tuple[str, ...], ...]) -> str:
+def _noun(shape: int, chance: Chance, nouns: tuple[tuple[str, ...], ...]) -> str:
     words = nouns[shape - 1] if shape else ANY_NOUN
     return chance.pick(words, [3.0, 1.0][: len(words)])
 
 
-def _partial(codes: tuple[int, int, int], chance: _Chance) -> tuple[int, int, int]:
+def _partial(codes: tuple[int, int, int], chance: Chance) -> tuple[int, int, int]:
     """Leave out what a hurried speaker would: mostly the size, at times the shape or colour."""
     shape, color, size = codes
     style = chance.pick(("full", "color", "shape"), (0.72, 0.18, 0.10))

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import io
 import json
-import sys
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import NamedTuple
-from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,40 +14,13 @@ from retrieval.inference import encode_gallery, encode_queries
 from retrieval.models import build_model
 from retrieval.training import load_training
 from retrieval.two_encoders import rebuild
+from tests.command_line import call, do
 from tests.tiny_catalog import make_shop
 
 OWN = "catalog-cnn+color"
 SMALL = ["--recipe", "fast", "--embed_dim", 16, "--batch_size", 8, "--num_iters", 6,
          "--validation_share", 0.2]  # fmt: skip
 FEATURES = ["--image_encoder", "features"]
-
-
-class Outcome(NamedTuple):
-    """What a command came to."""
-
-    code: int
-    out: str
-    err: str
-
-
-def call(command: str, *arguments: object) -> Outcome:
-    """A command in this process."""
-    main = importlib.import_module(f"scripts.{command}").main
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    typed = [command, *(str(argument) for argument in arguments)]
-    with patch.object(sys, "argv", typed), redirect_stdout(out), redirect_stderr(err):
-        try:
-            main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-    return Outcome(code, out.getvalue(), err.getvalue())
-
-
-def do(command: str, *arguments: object) -> Outcome:
-    """A command that must succeed."""
-    outcome = call(command, *arguments)
-    assert outcome.code == 0, outcome.err
-    return outcome
 
 
 @pytest.fixture(autouse=True, scope="module")
