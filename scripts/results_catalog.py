@@ -1,6 +1,6 @@
 """The figures of RESULTS.md on real photos: trains what is missing, prints the tables.
 
-results_catalog --dataset-path /work/shared/data/product_photos
+results_catalog --dataset-path ../shared/data/product_photos
 """
 
 from __future__ import annotations

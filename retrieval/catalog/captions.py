@@ -25,8 +25,7 @@ from retrieval.catalog.claims import (
 )
 from retrieval.catalog.language import Language
 from retrieval.catalog.looks import MEASURES
-from retrieval.rendering.captions import DRAWS, MAX_WORDS
-from retrieval.rendering.captions import Chance
+from retrieval.rendering.captions import DRAWS, MAX_WORDS, Chance
 
 __all__ = ["DRAWS", "MAX_WORDS", "Difference", "differences", "instruction", "product_caption"]
 

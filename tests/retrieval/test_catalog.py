@@ -39,7 +39,7 @@ from retrieval.text import Vocabulary, words
 from tests.tiny_catalog import make_shop, products, write_table
 
 OWN = "catalog-cnn+color"
-PRODUCT_PHOTOS = Path("/work/shared/data/product_photos")
+PRODUCT_PHOTOS = Path(__file__).resolve().parents[3] / "shared/data/product_photos"
 NAMES = [one.name for one in MEASURES]
 
 
