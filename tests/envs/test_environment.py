@@ -894,6 +894,7 @@ def test_a_whole_dialog_needs_numpy_alone(tiny_root):
 import sys, gymnasium
 env = gymnasium.make("envs:dialog/CSS-v0", root=sys.argv[1])
 env.reset(seed=0)
+env.action_space.seed(0)
 turns, ended = 0, False
 while not ended:
     _, _, terminated, truncated, info = env.step(env.action_space.sample())
