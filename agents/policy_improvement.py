@@ -149,7 +149,7 @@ def improve_epoch(
                 asked = live.index.rank(agent.asked(query.detach()).numpy(), state.target)
                 ranks.append(asked)
             else:
-                regularizer = supervised_loss(agent, query, goal, state.target, features, how, rng)
+                regularizer = supervised_loss(agent, query, goal, state, features, how, rng)
                 chosen = candidate_loss(agent, query, found.candidates, score, features)
                 losses.append(regularizer + policy.weight * chosen)
                 after = live.show(state, agent.asked(query.detach()).numpy())

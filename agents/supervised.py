@@ -31,8 +31,8 @@ class Training:
         batch_size: dialogs advanced together (B).
         dialogs_per_epoch: dialogs in an epoch; batches are never cut short.
         turns: T of training dialogs.
-        loss: "in_batch" (softmax over the batch's targets, learned scale) or "triplet"
-            (published: one random negative).
+        loss: "in_batch" (softmax over the batch's targets and images on show, learned scale) or
+            "triplet" (published: one random negative).
         margin: of the triplet loss.
         seed: fixes the dialogs, the users' words and dropout, epoch by epoch.
     """
@@ -52,6 +52,13 @@ class Training:
     def batches(self) -> int:
         """Batches in an epoch."""
         return -(-self.dialogs_per_epoch // self.batch_size)
+
+
+class Pair(NamedTuple):
+    """What B dialogs are about at one turn: rows of the gallery."""
+
+    target: np.ndarray  # (B,)
+    reference: np.ndarray  # (B,)
 
 
 class Step(NamedTuple):
@@ -75,8 +82,8 @@ def pretrain_epoch(
     Guo et al., NeurIPS 2018, as released: in every turn of a simulated dialog the query is
     pulled to the target, the dialog goes on with the query's nearest image, and one step is
     taken per dialog through all its turns. Departures: the in-batch softmax (by default) in
-    place of the triplet hinge; the gallery is embedded once per batch without gradient, which
-    the choice of the next image does not need.
+    place of the triplet hinge, with the images on show as further negatives; the gallery is
+    embedded once per batch without gradient, which the choice of the next image does not need.
     """
     rng = epoch_rng(how.seed, epoch)
     features = torch.from_numpy(dialog.gallery.features)
@@ -91,7 +98,7 @@ def pretrain_epoch(
             state = played.listen(state, rng)
             reference = agent.embed(features[state.reference])
             query, memory = agent.respond(reference, token_ids(played, state), memory)
-            losses.append(supervised_loss(agent, query, target, state.target, features, how, rng))
+            losses.append(supervised_loss(agent, query, target, state, features, how, rng))
             state = played.show(state, agent.asked(query.detach()).numpy())
             ranks.append(state.rank)
 
@@ -136,7 +143,8 @@ def warm_up(
             for rows in batch.T:
                 reference = agent.embed(features[pairs[rows, 0]])
                 query, memory = agent.respond(reference, ids[rows], memory)
-                losses.append(supervised_loss(agent, query, goal, target, features, how, rng))
+                pair = Pair(target, pairs[rows, 0])
+                losses.append(supervised_loss(agent, query, goal, pair, features, how, rng))
             loss = torch.stack(losses).mean()
             optimizer.zero_grad()
             loss.backward()
@@ -181,17 +189,25 @@ def supervised_loss(
     agent: DialogTracker,
     query: Tensor,
     target: Tensor,
-    target_ids: np.ndarray,
+    about: Pair | DialogState,
     features: Tensor,
     how: Training,
     rng: np.random.Generator,
 ) -> Tensor:
-    """The loss of one turn's queries (B, D) against the embedded targets (B, D), images (B,)."""
+    """The loss of one turn's queries (B, D) against the embedded targets (B, D).
+
+    In the in-batch softmax the images on show are negatives too: a user who still speaks has
+    not been shown the target, and a query made from the image on show lies nearest to it, so
+    that without them the agent shows the same image again.
+    """
     if how.loss == "triplet":
         negative = features[torch.from_numpy(rng.integers(len(features), size=len(query)))]
         return triplet_hinge(query, target, agent.embed(negative), how.margin)
-    scale = agent.scale.exp()
-    return in_batch_softmax(query, target, scale, torch.from_numpy(target_ids))
+    reference = torch.from_numpy(about.reference)
+    return in_batch_softmax(
+        query, target, agent.scale.exp(), torch.from_numpy(about.target),
+        agent.embed(features[reference]), reference,
+    )  # fmt: skip
 
 
 def start_batch(dialog: Dialog, size: int, rng: np.random.Generator) -> DialogState:

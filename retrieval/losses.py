@@ -17,23 +17,33 @@ METRICS = ("soft_triplet", "batch_based_classification")
 
 
 def in_batch_softmax(
-    query: Tensor, target: Tensor, scale: Tensor, target_ids: Tensor | None = None
+    query: Tensor,
+    target: Tensor,
+    scale: Tensor,
+    target_ids: Tensor | None = None,
+    negative: Tensor | None = None,
+    negative_ids: Tensor | None = None,
 ) -> Tensor:
     """Batch-based classification: each query against all targets of the batch.
 
     Mean cross-entropy of `scale * query @ target.T` with the diagonal as labels. Vo et al.,
-    CVPR 2019, eq. 3. Departure: with `target_ids`, an equal target elsewhere in the batch is
-    no negative (dialogs draw their targets with replacement).
+    CVPR 2019, eq. 3. Departures: with `target_ids`, an equal target elsewhere in the batch is
+    no negative (dialogs draw their targets with replacement); further negatives.
 
     Args:
         query: unit-norm queries (B, D).
         target: unit-norm targets (B, D), row b belonging to query b.
         scale: a positive number, the inverse temperature.
         target_ids: the targets' rows in the gallery (B,).
+        negative: more unit-norm negatives (M, D), for all queries.
+        negative_ids: their rows in the gallery (M,); with `target_ids`, one that is a query's
+            own target is no negative of it.
     """
-    logits = scale * query @ target.T  # (B, B)
+    offered = target if negative is None else torch.cat([target, negative])  # (B + M, D)
+    logits = scale * query @ offered.T  # (B, B + M)
     if target_ids is not None:
-        same = target_ids[:, None] == target_ids[None]
+        ids = target_ids if negative_ids is None else torch.cat([target_ids, negative_ids])
+        same = target_ids[:, None] == ids[None]
         logits = logits.masked_fill(same.fill_diagonal_(False), -torch.inf)
     return F.cross_entropy(logits, torch.arange(len(query), device=query.device))
 

@@ -22,6 +22,7 @@ from scripts.common import run
 
 STARTS = {"sl-triplet": "triplet", "sl": "in_batch"}
 RL_OF = {"sl-triplet": "rl-triplet", "sl": "rl"}
+TEXT_ONLY = {"text-only": "none", "text-only-memory": "gru"}  # hears this turn, or all turns
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Args:
     """Training of the neural user, if it was not trained yet."""
     warm_up_epochs: int = 3
     """Passes over single captions before the dialogs of each supervised start."""
-    sl_dialogs: int = 6_400
+    sl_dialogs: int = 12_800
     """Dialogs of each supervised start."""
     rl_dialogs: int = 1_000
     """Dialogs of policy improvement, and of supervised training continued instead."""
@@ -72,7 +73,7 @@ def demonstrate(args: Args) -> None:
     begin = time.monotonic()
     prepare_apart((args.data_path or default_root()).expanduser().absolute(), "3d", "scene-cnn")
     captioner(args)
-    chains = [(args, seed, start) for seed in args.seeds for start in (*STARTS, "text-only")]
+    chains = [(args, seed, start) for seed in args.seeds for start in (*STARTS, *TEXT_ONLY)]
     with ThreadPoolExecutor(args.parallel) as pool:
         for done in [pool.submit(train_chain, *chain) for chain in chains]:
             done.result()
@@ -105,12 +106,13 @@ def train_chain(args: Args, seed: int, start: str) -> None:
     """One supervised start and what goes on from it."""
     folder = folder_of(args, seed)
     loss = STARTS.get(start, "in_batch")
-    composer = "text_only" if start == "text-only" else "tirg"
-    first = ["--loss", loss, "--composer", composer, "--lr", str(args.lr)]
+    first = ["--loss", loss, "--lr", str(args.lr)]
+    if start in TEXT_ONLY:
+        first += ["--composer", "text_only", "--memory", TEXT_ONLY[start]]
     first += ["--batch-size", str(args.batch_size)]
     first += ["--warm-up-epochs", str(args.warm_up_epochs)]
     _train(args, "train_sl", folder / start, seed, args.sl_dialogs, first)
-    if start == "text-only":
+    if start in TEXT_ONLY:
         return
     weights = folder / start / "sl-0.pt"
     go_on = ["--pretrained-model", str(weights), "--loss", loss, "--lr", str(args.fine_lr)]
@@ -127,7 +129,7 @@ def train_chain(args: Args, seed: int, start: str) -> None:
 def benchmark(args: Args, seed: int) -> None:
     """Compare all agents of one seed; the same dialogs for every seed."""
     folder = folder_of(args, seed)
-    kinds = [("text-only", "sl")]
+    kinds = [(name, "sl") for name in TEXT_ONLY]
     for start in STARTS:
         kinds += [(start, "sl"), (f"{start}-continued", "sl"), (RL_OF[start], "rl")]
         if args.equal_decodes:
@@ -155,7 +157,9 @@ def pool_seeds(args: Args) -> str:
     pairs = []
     for start, improved in RL_OF.items():
         others = [start, f"{start}-continued", f"{start}-continued-decodes"]
-        pairs += [(improved, other) for other in others if other in ranks]
+        pairs += [(improved, other) for other in others]
+        pairs += [(start, floor) for floor in TEXT_ONLY]
+    pairs = [pair for pair in pairs if set(pair) <= ranks.keys()]
     compared = compare(ranks, size, pairs, rng=rng, clusters=clusters)
     spread = {
         name: np.std([(table[name] < 1).mean(0) for table in tables], axis=0, ddof=1).tolist()

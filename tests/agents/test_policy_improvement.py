@@ -303,9 +303,10 @@ def by_hand(
             hinge = ((query - goal) ** 2).sum(1) - ((query - other) ** 2).sum(1) + how.margin
             supervised = hinge.clamp(min=0).mean()
         else:
-            logits = agent.get_parameter("scale").exp() * query @ goal.T
-            same = torch.from_numpy(state.target[:, None] == state.target[None])
-            logits[same & ~torch.eye(len(query), dtype=torch.bool)] = -torch.inf
+            images = np.concatenate([state.target, state.reference])  # and what is on show
+            logits = agent.get_parameter("scale").exp() * query @ agent.embed(features[images]).T
+            same = torch.from_numpy(state.target[:, None] == images[None])
+            logits[same & ~torch.eye(*same.shape, dtype=torch.bool)] = -torch.inf
             supervised = -logits.log_softmax(1).diagonal().mean()
         chosen = candidate_loss(agent, query, candidates, score, features)
         losses.append(supervised + policy.weight * chosen)

@@ -102,11 +102,13 @@ def by_hand(
                 losses.append(((q - t) ** 2).sum() - ((q - n) ** 2).sum() + how.margin)
             losses = [loss if loss > 0 else torch.zeros(()) for loss in losses]
         else:
+            offered = [*zip(target, goal, strict=True)]
+            offered += [(image, agent.embed(features[image])) for image in shown]  # on show
             for b in range(how.batch_size):
                 logits = [
-                    agent.get_parameter("scale").exp() * (query[b] @ goal[j])
-                    for j in range(how.batch_size)
-                    if j == b or target[j] != target[b]
+                    agent.get_parameter("scale").exp() * (query[b] @ embedding)
+                    for j, (image, embedding) in enumerate(offered)
+                    if j == b or image != target[b]
                 ]
                 own = agent.get_parameter("scale").exp() * (query[b] @ goal[b])
                 losses.append(torch.stack(logits).logsumexp(0) - own)
@@ -219,7 +221,7 @@ def test_chains_are_dialogs_about_one_target_that_come_nearer() -> None:
 
 
 def test_a_warm_up_step_taken_by_hand(tiny_root: Path, scenes: Dialog) -> None:
-    """Turn by turn with memory, each query against the batch's targets; no user."""
+    """Turn by turn with memory, each query against the batch's targets and references."""
     gallery, triplets = load_gallery(tiny_root, encoder="scene")
     triplets = triplets[:900]
     how = Training(loss="in_batch", seed=2, turns=3)
@@ -240,10 +242,11 @@ def test_a_warm_up_step_taken_by_hand(tiny_root: Path, scenes: Dialog) -> None:
         shown = slow.embed(features[[row.reference for row in rows]])
         query, memory = slow.respond(shown, torch.from_numpy(ids), memory)
         goal = slow.embed(features[[row.target for row in rows]])
-        logits = slow.get_parameter("scale").exp() * query @ goal.T
+        logits = slow.get_parameter("scale").exp() * query @ torch.cat([goal, shown]).T
+        images = [row.target for row in rows] + [row.reference for row in rows]
         for b, row in enumerate(rows):
-            for j, other in enumerate(rows):
-                if j != b and other.target == row.target:
+            for j, image in enumerate(images):
+                if j != b and image == row.target:
                     logits[b, j] = -math.inf
         parts.append(-logits.log_softmax(1).diagonal().mean())
     loss = sum(parts) / 3

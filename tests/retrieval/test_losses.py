@@ -65,6 +65,24 @@ def test_equal_targets_are_no_negatives() -> None:
     assert masked < in_batch_softmax(query, target, torch.tensor(3.0)).item() - 1e-3
 
 
+def test_further_negatives_are_for_all_queries_but_those_they_answer() -> None:
+    query, target, more = rows(0), rows(1), rows(2)[:3]
+    ids, more_ids = list(range(BATCH)), [50, 2, 51]
+    loss = in_batch_softmax(
+        query, target, torch.tensor(3.0), torch.tensor(ids), more, torch.tensor(more_ids)
+    )
+    losses = []
+    for b in range(BATCH):
+        against = [math.exp(3.0 * float(query[b] @ target[j])) for j in range(BATCH)]
+        for j in range(3):
+            if more_ids[j] != ids[b]:
+                against.append(math.exp(3.0 * float(query[b] @ more[j])))
+        losses.append(-math.log(against[b] / sum(against)))
+    assert loss.item() == pytest.approx(sum(losses) / BATCH, rel=1e-5)
+    without = in_batch_softmax(query, target, torch.tensor(3.0), torch.tensor(ids))
+    assert loss > without + 1e-3
+
+
 def test_all_targets_equal_is_no_loss_and_finite() -> None:
     query = rows(0).requires_grad_()
     target = rows(1)[:1].expand(BATCH, DIM)

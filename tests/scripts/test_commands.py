@@ -832,8 +832,8 @@ def test_the_demo_compares_all_it_promises(
     told = do("demo", *arguments).out
     content = json.loads((tmp_path / "demo" / "benchmark.json").read_text())
     assert set(content["agents"]) == {
-        "random", "image-only", "text-only", "sl-triplet", "sl-triplet-continued", "rl-triplet",
-        "sl", "sl-continued", "rl", "oracle",
+        "random", "image-only", "text-only", "text-only-memory", "sl-triplet",
+        "sl-triplet-continued", "rl-triplet", "sl", "sl-continued", "rl", "oracle",
     }  # fmt: skip
     assert calls.count("train_rl") == 2
     assert f"tensorboard --logdir {tmp_path / 'demo'}" in told
@@ -853,17 +853,17 @@ def test_the_demo_pools_its_seeds(tmp_path: Path) -> None:
         np.savez(
             tmp_path / f"seed-{seed}" / "ranks.npz",
             **{"gallery_size": 32, "target": np.arange(20), "sl": ranks[seed]},
-            **{"sl-continued": ranks[seed], "rl": ranks[seed] - 1},
+            **{"sl-continued": ranks[seed], "rl": ranks[seed] - 1, "text-only": ranks[seed]},
         )
     told = pool_seeds(Args(tmp_path, seeds=(0, 1)))
     content = json.loads((tmp_path / "pooled.json").read_text())
     percentile = content["agents"]["sl"]["percentile"]
     np.testing.assert_allclose(percentile, 1 - ranks.mean(axis=(0, 1)) / 31)
     assert {(row["a"], row["b"]) for row in content["comparisons"]} == {
-        ("rl", "sl"), ("rl", "sl-continued"),
+        ("rl", "sl"), ("rl", "sl-continued"), ("sl", "text-only"),
     }  # fmt: skip
     for row in content["comparisons"]:
-        if row["metric"] == "percentile":
+        if row["metric"] == "percentile" and row["a"] == "rl":
             assert row["difference"] == pytest.approx(1 / 31)
             assert row["low"] == pytest.approx(1 / 31)
     assert content["recall@1_spread_over_seeds"]["sl"] == [0] * 6  # no rank is 0
