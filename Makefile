@@ -26,7 +26,7 @@ smoke: $(STAMP)
 
 # Speed, as ratios measured in one run.
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.environment
+	$(BIN)/python -m benchmarks
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from envs.actions import ActionMode
 from envs.dialog import Observation
 from retrieval.gallery import Gallery
 from retrieval.index import ExactIndex, ScoreIndex
 from retrieval.text import Vocabulary
+from user_simulator.judging import Judge
 from user_simulator.listening import listener_of
 
 
@@ -66,16 +68,29 @@ class OracleAgent:
     posterior sampling would. With a truthful user this is exact; a user who errs costs an image
     one count, not its life. Source of the idea: version spaces, Mitchell 1982.
 
+    Of slates it sees all images. None of them is the target, or the dialog were over; and with a
+    judge it also counts against an image that another one on the slate is nearer to it than the
+    one the user picked.
+
     Args:
         gallery: of CSS scenes or of a catalogue's products.
         vocabulary: spells the captions.
         rng: for the choice among equals.
+        judge: the user's own judgement (`user_simulator.judge_of`), or None not to read picks.
 
     Raises:
         ValueError: nobody can read captions about the gallery.
     """
 
-    def __init__(self, gallery: Gallery, vocabulary: Vocabulary, rng: np.random.Generator):
+    mode = ActionMode(observe_slate=True)
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        vocabulary: Vocabulary,
+        rng: np.random.Generator,
+        judge: Judge | None = None,
+    ):
         try:
             self._listener = listener_of(gallery)
         except ValueError as error:
@@ -87,6 +102,7 @@ class OracleAgent:
         self._row_of = {row.tobytes(): at for at, row in enumerate(gallery.features)}
         self._vocabulary = vocabulary
         self._rng = rng
+        self._judge = judge
 
     def predict(
         self,
@@ -111,4 +127,20 @@ class OracleAgent:
                 false_claims[row] += ~claim.holds(table[on_show], table)
             if claims and claims[0].kind != "same":  # it is not the one on show, then
                 false_claims[row, on_show] += 1
+            if "slate" in observation:
+                slate = observation["slate"][row].reshape(-1, len(features))  # (K, F)
+                self._see(false_claims[row], slate, on_show)
         return self._rng.random(size, dtype=np.float32) * 0.5 - false_claims, false_claims
+
+    def _see(self, false_claims: np.ndarray, slate: np.ndarray, picked: int) -> None:
+        """Count (N,) what a slate (K, F) of which one image was picked tells, in place."""
+        rows = [self._row_of[features.tobytes()] for features in slate if features.any()]
+        others = [image for image in rows if image != picked]
+        if not others:
+            return
+        false_claims[others] += 1
+        if self._judge is not None:
+            every = np.arange(len(false_claims))
+            offered = np.tile([picked, *others], (len(every), 1))  # (N, K)
+            distance = self._judge.distance(offered, every)
+            false_claims += (distance[:, 1:] < distance[:, :1]).any(1)

@@ -13,6 +13,7 @@ from agents.baselines import ImageOnlyAgent, OracleAgent, RandomAgent
 from agents.checkpoints import load_checkpoint
 from envs.dialog import Dialog
 from retrieval.errors import unknown
+from user_simulator.judging import judge_of
 
 BUILT_IN = ("random", "image-only", "oracle")
 
@@ -37,8 +38,11 @@ def load_agent(specification: str, dialog: Dialog, seed: int = 0) -> Agent:
         seed: of agents that draw.
 
     Raises:
-        ValueError: unknown, or of another vocabulary or feature size.
+        ValueError: unknown, of another vocabulary or feature size, or a zip that asks for what
+            could run code (no checkpoint and no zip is unpickled freely; `module:attribute`
+            imports, so name only what you trust).
         FileNotFoundError: no such checkpoint.
+        ImportError: a model of sb3-contrib, which is missing.
     """
     rng = np.random.default_rng([seed, 13])
     if specification == "random":
@@ -46,21 +50,35 @@ def load_agent(specification: str, dialog: Dialog, seed: int = 0) -> Agent:
     if specification == "image-only":
         return ImageOnlyAgent(dialog.gallery)
     if specification == "oracle":
-        return OracleAgent(dialog.gallery, dialog.vocabulary, rng)
+        return OracleAgent(
+            dialog.gallery, dialog.vocabulary, rng, judge_of(dialog.user, dialog.gallery)
+        )
     path = Path(specification)
     if path.suffix == ".pt":
         agent = load_checkpoint(path, dialog.vocabulary).agent
         agent.index(dialog.gallery.features[:2])  # refuses features of another size now
         return agent
     if path.suffix == ".zip":
-        if not path.is_file():
-            raise FileNotFoundError(f"no saved model at {path}")
-        from agents.sb3 import load_sb3
-
-        return load_sb3(path, len(dialog.gallery))
+        return _of_sb3(path, dialog)
     if ":" in specification:
         return _imported(specification, dialog)
     raise unknown("agent", specification, [*BUILT_IN, "a .pt or .zip file", "module:attribute"])
+
+
+def _of_sb3(path: Path, dialog: Dialog) -> Agent:
+    """A model of Stable-Baselines3; a tracker inside must know the dialog's words and features."""
+    from agents.sb3 import load_sb3, tracker_of
+
+    agent = load_sb3(path, len(dialog.gallery))
+    tracker = tracker_of(agent.model)
+    if tracker is not None:
+        if tracker.vocabulary != dialog.vocabulary:
+            raise ValueError(
+                f"{path} knows another vocabulary ({len(tracker.vocabulary)} words) than the "
+                f"environment ({len(dialog.vocabulary)} words); train it on this environment"
+            )
+        tracker.index(dialog.gallery.features[:2])  # refuses features of another size now
+    return agent
 
 
 def _imported(specification: str, dialog: Dialog) -> Agent:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from agents.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from agents.evaluation import Played, evaluation_pairs, run_dialogs
+from agents.report.strip import draw_played
 from agents.supervised import Step
 from agents.tracker import DialogTracker
 from envs.dialog import Dialog
@@ -182,20 +183,9 @@ def _log_dialogs(writer: Any, played: Played, dialog: Dialog, pairs: int, at: in
     """The first few dialogs as pictures."""
     if dialog.gallery.pictures is None:
         return
-    from envs.drawing import draw_dialog
-
     target, _ = evaluation_pairs(len(dialog.gallery), pairs, 12345)
-    pictures = dialog.gallery.pictures
     for row in range(min(3, len(target))):
-        strip = draw_dialog(
-            [pictures[image] for image in played.shown[row]],
-            played.captions[row],
-            pictures[target[row]],
-            played.ranks[row].tolist(),
-            len(dialog.gallery),
-            dialog.max_turns,
-            (played.shown[row] == target[row]).tolist(),
-        )
+        strip = draw_played(dialog, played, row, target[row])
         writer.add_image(f"dialog/{row}", strip, at, dataformats="HWC")
 
 

@@ -14,6 +14,7 @@ from envs.dialog import Dialog, DialogState
 from envs.factory import make_dialog
 from envs.rewards import REWARDS
 from envs.single import DialogRetrievalEnv
+from envs.slates import SLATES
 from envs.vector import DialogRetrievalVectorEnv
 
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
@@ -33,7 +34,22 @@ CATALOG_ENVIRONMENTS: dict[str, dict[str, Any]] = {
 }
 """Ids for one's own products: `gymnasium.make("envs:dialog/Catalog-v0", root=FOLDER)`."""
 
-for _name, _arguments in (ENVIRONMENTS | CATALOG_ENVIRONMENTS).items():
+SETTINGS: dict[str, dict[str, Any]] = {
+    "Slate": {"slate": 4},
+    "NeverRepeat": {"never_repeat": True},
+    "Striking": {"user": "striking"},
+    "Impatient": {"patience": 2},
+}
+"""Settings in which the choice of what to show matters more, and what makes them."""
+
+SETTING_ENVIRONMENTS: dict[str, dict[str, Any]] = {
+    f"dialog/{data}-{setting}-v0": {**made_of, **arguments}
+    for data, made_of in (("CSS", {"look": "3d"}), ("Catalog", {"dataset": "catalog"}))
+    for setting, arguments in SETTINGS.items()
+}
+"""Ids of these settings, for the built-in data and for one's own products."""
+
+for _name, _arguments in (ENVIRONMENTS | CATALOG_ENVIRONMENTS | SETTING_ENVIRONMENTS).items():
     gym.register(
         _name,
         entry_point="envs.factory:make_env",
@@ -45,6 +61,9 @@ __all__ = [
     "CATALOG_ENVIRONMENTS",
     "ENVIRONMENTS",
     "REWARDS",
+    "SETTING_ENVIRONMENTS",
+    "SETTINGS",
+    "SLATES",
     "Dialog",
     "DialogRetrievalEnv",
     "DialogRetrievalVectorEnv",

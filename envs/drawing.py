@@ -9,8 +9,6 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from envs.dialog import Dialog, DialogState
-
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 Colour = tuple[int, int, int]
 
@@ -41,6 +39,7 @@ def draw_dialog(
     max_turns: int,
     found: Sequence[bool] | None = None,
     height: int = 128,
+    believed: Sequence[np.ndarray | None] | None = None,
 ) -> np.ndarray:
     """Draw one dialog as a strip: the references in order of turn, then the target.
 
@@ -59,6 +58,8 @@ def draw_dialog(
         max_turns: the longest that the dialog can become (T).
         found: whether each reference is the target; such a one is framed like the target.
         height: side of the square in which each picture is drawn, in pixels.
+        believed: for each reference a picture of what the system believed was wanted when it
+            showed it, drawn beneath; None where it had heard nothing yet.
 
     Returns:
         A fresh uint8 array (height', width', 3).
@@ -67,7 +68,7 @@ def draw_dialog(
         ValueError: if the lengths do not belong to one dialog, or a picture is not uint8
             (H, W, 3).
     """
-    _check_lengths(len(shown), captions=captions, ranks=ranks, found=found)
+    _check_lengths(len(shown), captions=captions, ranks=ranks, found=found, believed=believed)
     if len(shown) > max_turns + 1:
         raise ValueError(
             f"expected at most max_turns + 1 = {max_turns + 1} references, got {len(shown)}"
@@ -76,7 +77,8 @@ def draw_dialog(
     top = MARGIN + LABEL
     step = height + GAP
     target_left = MARGIN + (max_turns + 1) * step + GAP
-    bottom = top + height + FRAME + BAR + 10 + LINE + 4 + CAPTION_LINES * LINE
+    under = 0 if believed is None else height + LABEL + FRAME
+    bottom = top + under + height + FRAME + BAR + 10 + LINE + 4 + CAPTION_LINES * LINE
     size = tuple(-(-side // 16) * 16 for side in (target_left + height + MARGIN, bottom + MARGIN))
     canvas = Image.new("RGB", (size[0], size[1]), PAPER)
     pen = ImageDraw.Draw(canvas)
@@ -89,7 +91,11 @@ def draw_dialog(
         colour = FOUND if is_found else MUTED if is_past else FAINT
         _write(pen, (left, MARGIN), f"turn {turn}", 14, colour, height)
         _place(canvas, shown[turn] if is_past else None, left, top, height, is_found)
-        below = top + height + FRAME + 6
+        if believed is not None:
+            belief = believed[turn] if is_past else None
+            _write(pen, (left, top + height + FRAME + 3), "believed", 12, MUTED, height)
+            _place(canvas, belief, left, top + under, height, False)
+        below = top + under + height + FRAME + 6
         if is_past and ranks is not None:
             percentile = 1 - ranks[turn] / max(1, gallery_size - 1)
             pen.rectangle((left, below, left + height - 1, below + BAR - 1), fill=TRACK)
@@ -151,13 +157,14 @@ def _check_lengths(
     captions: Sequence[str],
     ranks: Sequence[float] | None,
     found: Sequence[bool] | None,
+    believed: Sequence[np.ndarray | None] | None = None,
 ) -> None:
     """Refuse lists that cannot be of the same dialog."""
     if len(captions) > turns:
         raise ValueError(
             f"expected at most one caption for each of {turns} references, got {len(captions)}"
         )
-    for name, values in (("ranks", ranks), ("found", found)):
+    for name, values in (("ranks", ranks), ("found", found), ("believed", believed)):
         if values is not None and len(values) != turns:
             raise ValueError(f"expected {name} for {turns} references, got {len(values)}")
 
@@ -241,33 +248,3 @@ def _wrap(text: str, font: Font, width: int, lines: int) -> list[str]:
 def _font(size: int) -> Font:
     """Load the font that comes with Pillow, the same on every machine."""
     return ImageFont.load_default(size)
-
-
-def draw_history(dialog: Dialog, history: Sequence[DialogState], row: int = 0) -> np.ndarray:
-    """The strip of one dialog of a batch: its states from turn 0 on.
-
-    Raises:
-        ValueError: the gallery has no pictures.
-    """
-    pictures = dialog.gallery.pictures
-    if pictures is None:
-        raise ValueError("this gallery has no pictures to draw; use the render mode 'ansi'")
-    return draw_dialog(
-        [pictures[state.reference[row]] for state in history],
-        [state.captions[row] for state in history],
-        pictures[history[0].target[row]],
-        [float(state.rank[row]) for state in history],
-        len(dialog.gallery),
-        dialog.max_turns,
-        [bool(state.found[row]) for state in history],
-    )
-
-
-def transcribe_history(dialog: Dialog, history: Sequence[DialogState], row: int = 0) -> str:
-    """The words of one dialog of a batch."""
-    return transcript(
-        [state.captions[row] for state in history],
-        [dialog.gallery.names[state.reference[row]] for state in history],
-        [float(state.rank[row]) for state in history],
-        [bool(state.found[row]) for state in history],
-    )

@@ -18,11 +18,17 @@ from retrieval.gallery import Gallery, Triplet
 from retrieval.index import ExactIndex
 from retrieval.preparation import default_root, prepare_apart
 from retrieval.text import Vocabulary
-from user_simulator import USERS, AttributeUser, NoisyUser, User
+from user_simulator import USERS, AttributeUser, NoisyUser, StrikingUser, User
 
 SPLITS = ("train", "test")
 DATA_SETS = ("css", "catalog")
 SCENE_CNN = "scene-cnn"  # CSS's own encoder; for a catalogue it stands for the catalogue's own
+
+ATTRIBUTE_USERS: dict[str, type[AttributeUser]] = {
+    "attribute": AttributeUser,
+    "striking": StrikingUser,
+}
+"""Users by name who speak from the attributes; the others need a trained captioner."""
 
 
 @lru_cache(maxsize=8)
@@ -112,8 +118,8 @@ def make_user(
     if user not in USERS:
         raise unknown("user", user, USERS)
     speaker: User
-    if user == "attribute":
-        speaker = AttributeUser(gallery)
+    if user in ATTRIBUTE_USERS:
+        speaker = ATTRIBUTE_USERS[user](gallery)
     else:
         from user_simulator.captioner import NeuralUser, RelativeCaptioner
 
@@ -138,13 +144,18 @@ def make_dialog(
     attributes: str | tuple[str, ...] | None = None,
     title: str | None = None,
     table: str | None = None,
+    slate: int = 1,
+    slate_by: str = "greedy",
+    never_repeat: bool = False,
+    patience: int | None = None,
 ) -> Dialog:
     """The rules of a dialog, with everything they need; equal calls share one object.
 
     Args:
         look: "3d" or "2d" pictures.
         split: "train" or "test"; they share no scene.
-        user: "attribute" (true differences, NumPy only) or "neural" (a trained captioner).
+        user: "attribute" (true differences, NumPy only), "striking" (likewise, but always the most
+            striking one) or "neural" (a trained captioner).
         captioner: checkpoint of the neural user; by default `captioner_path`.
         noise: probability that a caption is about a wrong image.
         temperature: of the neural user's words; 0 says the likeliest.
@@ -154,14 +165,19 @@ def make_dialog(
         max_turns: T.
         dataset: "css", or "catalog": one's own product photos with a table in `root`.
         id_column, attributes, title, table: of a catalogue; see `retrieval.catalog.roles.Roles`.
+        slate, slate_by, never_repeat, patience: see `Dialog`.
 
     Raises:
-        ValueError, FileNotFoundError, RuntimeError: see `load_gallery`, `load_products` and
-            `make_user`.
+        ValueError, FileNotFoundError, RuntimeError: see `load_gallery`, `load_products`,
+            `make_user` and `Dialog`.
     """
     if dataset not in DATA_SETS:
         raise unknown("data set of dialogs", dataset, DATA_SETS)
     roles = Roles.of(id_column, attributes, title, table)
+    play: dict[str, Any] = {
+        "max_turns": max_turns, "slate": slate, "slate_by": slate_by,
+        "never_repeat": never_repeat, "patience": patience,
+    }  # fmt: skip
     if dataset == "catalog":
         if root is None:
             raise ValueError(
@@ -171,14 +187,14 @@ def make_dialog(
         path = Path(captioner) if captioner else products_captioner_path(root, encoder)
         speaker = make_user(products, user, path, noise, temperature)
         words = load_products_vocabulary(root, encoder, roles)
-        return Dialog(products, ExactIndex(products.features), speaker, words, max_turns)
+        return Dialog(products, ExactIndex(products.features), speaker, words, **play)
     if roles != Roles():
         raise ValueError("columns are chosen of a catalogue alone; pass dataset='catalog' too")
     gallery, _ = load_gallery(root, look, split, encoder)
     path = Path(captioner) if captioner else captioner_path(root, look, encoder)
     speaker = make_user(gallery, user, path, noise, temperature)
     index = ExactIndex(gallery.features)
-    return Dialog(gallery, index, speaker, load_vocabulary(root, look, encoder), max_turns)
+    return Dialog(gallery, index, speaker, load_vocabulary(root, look, encoder), **play)
 
 
 def make_env(
@@ -188,11 +204,14 @@ def make_env(
     reward: str = "rank_percentile",
     privileged: bool = False,
     render_mode: str | None = None,
+    observe_slate: bool = False,
     **options: Any,
 ) -> DialogRetrievalEnv:
     """The single environment; without `dialog`, `options` are those of `make_dialog`."""
     rules = dialog or make_dialog(**_hashable(options))
-    return DialogRetrievalEnv(rules, action, candidates, reward, privileged, render_mode)
+    return DialogRetrievalEnv(
+        rules, action, candidates, reward, privileged, render_mode, observe_slate
+    )
 
 
 def make_vector_env(
@@ -204,13 +223,15 @@ def make_vector_env(
     privileged: bool = False,
     render_mode: str | None = None,
     max_episode_steps: int | None = None,
+    observe_slate: bool = False,
     **options: Any,
 ) -> DialogRetrievalVectorEnv:
     """The native batch environment; arguments as for `make_env`."""
     rules = dialog or make_dialog(**_hashable(options))
     return DialogRetrievalVectorEnv(
-        rules, num_envs, action, candidates, reward, privileged, max_episode_steps, render_mode
-    )
+        rules, num_envs, action, candidates, reward, privileged, max_episode_steps, render_mode,
+        observe_slate,
+    )  # fmt: skip
 
 
 def _hashable(options: dict[str, Any]) -> dict[str, Any]:

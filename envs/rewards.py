@@ -36,10 +36,19 @@ def hit(before: DialogState, after: DialogState) -> np.ndarray:
     return after.found.astype(np.float64)
 
 
+def early_hit(before: DialogState, after: DialogState) -> np.ndarray:
+    """1 / turn when the target is on show, else 0: the fewer turns the better.
+
+    Unlike a cost per turn it gives nothing to a dialog that ends because the user left.
+    """
+    return after.found / np.maximum(1, after.turn)
+
+
 REWARDS: dict[str, Reward] = {
     "rank_percentile": rank_percentile,
     "rank_gain": rank_gain,
     "log_rank_gain": log_rank_gain,
     "reciprocal_rank": reciprocal_rank,
     "hit": hit,
+    "early_hit": early_hit,
 }

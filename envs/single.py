@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
@@ -13,6 +14,8 @@ from envs.rewards import REWARDS
 from retrieval.errors import unknown
 
 Info = dict[str, Any]
+BELIEVED = 8
+"""Images that a picture of what the system believes is drawn from."""
 RENDER_MODES = ("rgb_array", "human", "ansi")
 
 
@@ -22,39 +25,56 @@ class DialogRetrievalEnv(gym.Env[Observation, Any]):
     ## Description
     A user has a target image in mind. Each turn the user says how the target differs from the
     reference image on show, the agent answers, and what it shows becomes the next reference.
+    Where the dialog shows slates of K images at once, the user picks the one nearest to the
+    target by their own judgement; the picked image becomes the reference.
 
     ## Action Space
     By `action`: `"query"` (default) is `Box(-1, 1, (D,), float32)`, a vector whose best match in
     the index is shown next; `"image"` is `Discrete(N)`, a row of the gallery; `"candidate"` is
-    `Discrete(K)`, one of the K images most similar to the reference on show.
+    `Discrete(M)`, one of the M images most similar to the reference on show. With slates of K, a
+    query shows its best matches by the dialog's rule (`slate_by`), `"image"` and `"candidate"`
+    are `MultiDiscrete` of length K (an image chosen twice gives way to the most similar one that
+    is free), and `"queries"` is `Box(-1, 1, (K, D))`, of each of which the best match is shown.
 
     ## Observation Space
     A `Dict`: `reference` (F,), unit-norm features of the image on show; `caption` (16,), token
     ids of what the user said about it, padded with 0; `turn` (1,), how many candidates have
-    been shown. With `action="candidate"` also `candidates` (K F,), their features
-    one after another (flat, as Stable-Baselines3 wants them).
+    been shown. With `action="candidate"` also `candidates` (M F,), their features
+    one after another (flat, as Stable-Baselines3 wants them). With slates the reference is the
+    one picked; with `observe_slate=True` also `slate` (K F,), the features of all images on show
+    in the order shown, zero where there are fewer.
 
     ## Rewards
     By `reward`: the target's rank percentile (default), its gain, the gain in log2 rank, the
-    reciprocal rank, or 1 when the target is on show; see `envs.rewards`.
+    reciprocal rank, 1 when the target is on show, or 1 / turn then; see `envs.rewards`. Ranks are
+    by the query, or by similarity to the image shown; of slates by the first query or image.
+    Images shown before are ranked like all others, also where they are never shown again.
 
     ## Starting State
     A random target and a different random reference; `reset(options={"target": 3,
     "reference": 7})` fixes either.
 
     ## Episode End
-    Terminated once the target is on show, and after the turn of a one-turn dialog; truncated
-    after `max_turns` turns otherwise. After termination the user has nothing more to say.
+    Terminated once the target is on show (anywhere on a slate), when the user loses patience
+    (`patience` turns in a row that showed nothing nearer to the target by their judgement), and
+    after the turn of a one-turn dialog; truncated after `max_turns` turns otherwise. After
+    termination the user has nothing more to say.
 
     ## Information
     `rank`: images between query and target (half of ties counted); `percentile`; `best_rank`:
-    smallest so far; `image`: the row on show; `caption`: the user's words. With
-    `privileged=True` also `target`: for supervised training and metrics only.
+    smallest so far; `image`: the row on show; `caption`: the user's words. With slates also
+    `slate` (K,): all rows on show, -1 where there are fewer; with patience `stalled`: turns in a
+    row without progress. With `privileged=True` also `target`: for supervised training and
+    metrics only.
 
     ## Arguments
-    `dialog`: the rules with gallery, index and user, ready-made (`envs.factory.make_dialog`).
-    `action`, `candidates`: above. `reward`: above. `privileged`: above. `render_mode`:
-    "rgb_array" draws the dialog so far, "human" opens a window with it, "ansi" gives its words.
+    `dialog`: the rules with gallery, index and user, ready-made (`envs.factory.make_dialog`),
+    which also says how many turns and images a turn there are, whether images may be shown again
+    and how patient the user is. `action`, `candidates`: above. `reward`: above. `privileged`,
+    `observe_slate`: above. `render_mode`: "rgb_array" draws the dialog so far, "human" opens a
+    window with it, "ansi" gives its words. `imagine`: draws what the system believes is wanted,
+    a picture uint8 (H, W, 3) of the images (K,) that score highest under what it asked, best
+    first; `render` then shows it beneath each reference.
 
     ## Version History
     v0: first version.
@@ -73,13 +93,15 @@ class DialogRetrievalEnv(gym.Env[Observation, Any]):
         reward: str = "rank_percentile",
         privileged: bool = False,
         render_mode: str | None = None,
+        observe_slate: bool = False,
+        imagine: Callable[[np.ndarray], np.ndarray] | None = None,
     ):
         if reward not in REWARDS:
             raise unknown("reward", reward, REWARDS)
         if render_mode is not None and render_mode not in RENDER_MODES:
             raise unknown("render mode", render_mode, RENDER_MODES)
         self.dialog = dialog
-        self.mode = ActionMode(action, candidates)
+        self.mode = ActionMode(action, candidates, observe_slate)
         self.reward_fn = REWARDS[reward]
         self.privileged = privileged
         self.render_mode = render_mode
@@ -87,6 +109,8 @@ class DialogRetrievalEnv(gym.Env[Observation, Any]):
         self.observation_space = self.mode.observation_space(dialog)
         self.state: DialogState | None = None
         self.history: list[DialogState] = []
+        self.imagine = imagine
+        self.believed: list[np.ndarray | None] = []
         self._window: Any = None
 
     def reset(
@@ -99,6 +123,7 @@ class DialogRetrievalEnv(gym.Env[Observation, Any]):
         start = self.dialog.start(np.array([target]), np.array([reference]))
         self.state = self.dialog.listen(start, self.np_random)
         self.history = [self.state]
+        self.believed = [None]
         if self.render_mode == "human":
             self.render()
         return self._observation(), self._info()
@@ -113,11 +138,15 @@ class DialogRetrievalEnv(gym.Env[Observation, Any]):
             raise gym.error.ResetNeeded("call reset() first: there is no dialog under way")
         before = self.state
         after = self.mode.apply(self.dialog, before, np.asarray(action)[None])
-        terminated = bool(after.found[0]) or self.dialog.max_turns == 1
+        terminated = bool(self.dialog.terminated(after)[0])
         if not terminated:
             after = self.dialog.listen(after, self.np_random)
         self.state = after
         self.history.append(after)
+        if self.imagine is not None:
+            asked = self.mode.asked(self.dialog, np.asarray(action)[None], after)
+            most = min(BELIEVED, len(self.dialog.gallery))
+            self.believed.append(self.imagine(self.dialog.index.search(asked, most)[0]))
         reward = float(self.reward_fn(before, after)[0])
         if self.render_mode == "human":
             self.render()
@@ -131,11 +160,12 @@ class DialogRetrievalEnv(gym.Env[Observation, Any]):
             return None
         if not self.history:
             raise gym.error.ResetNeeded("call reset() first: there is no dialog to render")
-        from envs.drawing import draw_history, transcribe_history
+        from envs.history import draw_history, transcribe_history
 
         if self.render_mode == "ansi":
             return transcribe_history(self.dialog, self.history)
-        picture = draw_history(self.dialog, self.history)
+        believed = None if self.imagine is None else self.believed
+        picture = draw_history(self.dialog, self.history, believed=believed)
         if self.render_mode == "rgb_array":
             return picture
         if self._window is None:
@@ -152,7 +182,7 @@ class DialogRetrievalEnv(gym.Env[Observation, Any]):
             self._window = None
 
     def _over(self, state: DialogState) -> bool:
-        return bool(state.turn[0] >= self.dialog.max_turns or (state.turn[0] and state.found[0]))
+        return bool(state.turn[0] >= self.dialog.max_turns or self.dialog.terminated(state)[0])
 
     def _observation(self) -> Observation:
         assert self.state is not None
@@ -160,7 +190,7 @@ class DialogRetrievalEnv(gym.Env[Observation, Any]):
 
     def _info(self) -> Info:
         assert self.state is not None
-        table = info_table(self.state, self.privileged)
+        table = info_table(self.dialog, self.state, self.privileged)
         return {key: values[0] for key, values in table.items()}
 
 
@@ -181,7 +211,7 @@ def chosen_pair(
     return target, reference
 
 
-def info_table(state: DialogState, privileged: bool) -> dict[str, Any]:
+def info_table(dialog: Dialog, state: DialogState, privileged: bool) -> dict[str, Any]:
     """The info values of B dialogs, the same keys at every step; all numbers are finite."""
     table: dict[str, Any] = {
         "rank": state.rank.astype(np.float64),
@@ -190,6 +220,10 @@ def info_table(state: DialogState, privileged: bool) -> dict[str, Any]:
         "image": state.reference.copy(),
         "caption": list(state.captions),
     }
+    if dialog.slate > 1:
+        table["slate"] = state.slate.copy()
+    if dialog.patience is not None:
+        table["stalled"] = state.stalled.copy()
     if privileged:
         table["target"] = state.target.copy()
     return table

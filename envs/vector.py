@@ -27,7 +27,7 @@ class DialogRetrievalVectorEnv(VectorEnv[Observation, Any, np.ndarray]):
     Args:
         dialog: the rules with gallery, index and user.
         num_envs: B.
-        action, candidates, reward, privileged: as for `DialogRetrievalEnv`.
+        action, candidates, reward, privileged, observe_slate: as for `DialogRetrievalEnv`.
         max_episode_steps: truncate earlier than `dialog.max_turns` (Gymnasium passes it).
         render_mode: must be None; render a single environment.
 
@@ -50,6 +50,7 @@ class DialogRetrievalVectorEnv(VectorEnv[Observation, Any, np.ndarray]):
         privileged: bool = False,
         max_episode_steps: int | None = None,
         render_mode: str | None = None,
+        observe_slate: bool = False,
     ):
         if reward not in REWARDS:
             raise unknown("reward", reward, REWARDS)
@@ -61,7 +62,7 @@ class DialogRetrievalVectorEnv(VectorEnv[Observation, Any, np.ndarray]):
             )
         self.dialog = dialog
         self.num_envs = num_envs
-        self.mode = ActionMode(action, candidates)
+        self.mode = ActionMode(action, candidates, observe_slate)
         self.reward_fn = REWARDS[reward]
         self.privileged = privileged
         self.render_mode = None
@@ -103,8 +104,7 @@ class DialogRetrievalVectorEnv(VectorEnv[Observation, Any, np.ndarray]):
             raise gym.error.ResetNeeded("call reset() first: there are no dialogs under way")
         before = self.state
         after = self.mode.apply(self.dialog, before, np.asarray(actions))
-        one_turn = np.full(self.num_envs, self.dialog.max_turns == 1)
-        terminated = after.found | one_turn
+        terminated = self.dialog.terminated(after)
         truncated = ~terminated & (after.turn >= self.max_steps)
         going = np.flatnonzero(~terminated)
         if len(going):
@@ -156,7 +156,7 @@ class DialogRetrievalVectorEnv(VectorEnv[Observation, Any, np.ndarray]):
         """Infos as Gymnasium's vector environments give them: arrays with `_key` masks."""
         mask = np.isin(np.arange(self.num_envs), rows)
         infos: dict[str, Any] = {}
-        for key, values in info_table(state, self.privileged).items():
+        for key, values in info_table(self.dialog, state, self.privileged).items():
             array = np.array(values, dtype=object if key == "caption" else None)
             array[~mask] = None if key == "caption" else 0
             infos[key], infos[f"_{key}"] = array, mask.copy()

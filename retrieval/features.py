@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +69,31 @@ def save_features(
             np.save(temporary, grids.astype(np.float16))
     with atomic_write(folder / f"{part}_vectors.npy") as temporary:
         np.save(temporary, (vectors / np.maximum(norm, 1e-12)).astype(np.float32))
+
+
+def names_path(root: Path, part: str, encoder: str) -> Path:
+    """Where it stands which images a part's features are of, for data whose order may vary."""
+    return features_folder(root, encoder) / f"{part}_names.json"
+
+
+def load_named_features(root: Path, part: str, encoder: str, names: Sequence[str]) -> np.ndarray:
+    """Vectors (N, F) of images by name, from features that were saved with their names.
+
+    Raises:
+        FileNotFoundError: there are none yet.
+        ValueError: they are cut short, or lack some of the images.
+    """
+    path = names_path(root, part, encoder)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no {encoder} features of {part} in {root}; run prepare_makeup --features {encoder}"
+        )
+    known = {name: row for row, name in enumerate(json.loads(path.read_text()))}
+    vectors, _ = load_features(root, part, encoder, expected=len(known))
+    lost = [name for name in names if name not in known]
+    if lost:
+        raise ValueError(
+            f"{len(lost)} of {len(names)} images of {part} have no {encoder} features, the first "
+            f"is {lost[0]}; extract them again"
+        )
+    return np.asarray(vectors[[known[name] for name in names]])

@@ -2,6 +2,10 @@
 
 Ranks are 0-based mid-ranks: the images scored above the target plus half of those tied with
 it, so 0 is best and a collapsed embedding lands in the middle, not at the top.
+
+An engine that lists the best images cannot rank a target that it does not list. Such a rank is
+`BEYOND` (infinite): all that is known is that it is at least the engine's `depth`. What follows
+from that is told, such as that Recall@K is 0 for K up to the depth; what does not is NaN.
 """
 
 from typing import Literal
@@ -10,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+BEYOND = np.inf
+"""The rank of a target of which it is known only that it lies beyond an index's depth."""
 
 
 def rank_of(
@@ -57,31 +63,41 @@ def rank_percentile(rank: np.ndarray, gallery_size: int) -> Floats:
     """Place ranks on a scale from 0 (last) to 1 (first): `1 - rank / (N - 1)`; 0.5 is chance.
 
     Args:
-        rank: Ranks of any shape.
+        rank: Ranks of any shape; NaN comes of those that are `BEYOND`.
         gallery_size: N, at least 2.
     """
     if gallery_size < 2:
         raise ValueError(
             f"a rank percentile needs a gallery of at least 2 images, not {gallery_size}."
         )
-    return 1.0 - np.asarray(rank, dtype=np.float64) / (gallery_size - 1)
+    return 1.0 - _known(rank) / (gallery_size - 1)
 
 
-def recall_at_k(rank: np.ndarray, k: int) -> Floats:
+def recall_at_k(rank: np.ndarray, k: int, depth: int = 0) -> Floats:
     """Tell for each dialog whether the target is in the top K now: `1 if rank < K else 0`.
 
     Its mean over dialogs is Recall@K at that turn. With mid-ranks, tied images are judged by
     the middle of their group: up to 2K images tied for the first place all count as found.
+
+    Args:
+        rank: Ranks of any shape.
+        k: K.
+        depth: Of the index, where ranks may be `BEYOND` it: 0 for K up to the depth, else NaN.
     """
-    return (np.asarray(rank) < k).astype(np.float64)
+    rank = np.asarray(rank, dtype=np.float64)
+    found: Floats = (rank < k).astype(np.float64)
+    return found if k <= depth else np.where(rank == BEYOND, np.nan, found)
 
 
 def reciprocal_rank(rank: np.ndarray) -> Floats:
-    """Reward the first places most: `1 / (1 + rank)`; its mean over dialogs is the MRR."""
-    return 1.0 / (1.0 + np.asarray(rank, dtype=np.float64))
+    """Reward the first places most: `1 / (1 + rank)`; its mean over dialogs is the MRR.
+
+    NaN comes of ranks that are `BEYOND`.
+    """
+    return 1.0 / (1.0 + _known(rank))
 
 
-def success_by_turn(ranks: np.ndarray, k: int) -> Floats:
+def success_by_turn(ranks: np.ndarray, k: int, depth: int = 0) -> Floats:
     """Tell whether the target was in the top K at any turn up to t: `min(rank_0..t) < K`.
 
     Known elsewhere as cumulative Hits@K. It never falls, and is never below Recall@K.
@@ -89,11 +105,16 @@ def success_by_turn(ranks: np.ndarray, k: int) -> Floats:
     Args:
         ranks: Ranks (E, T + 1).
         k: Candidates looked at in each turn.
+        depth: Of the index, where ranks may be `BEYOND` it: what that leaves open is NaN.
 
     Returns:
         0 or 1 for each dialog and turn (E, T + 1).
     """
-    return recall_at_k(np.minimum.accumulate(ranks, axis=1), k)
+    found = np.minimum.accumulate(ranks, axis=1) < k
+    if k <= depth:
+        return found.astype(np.float64)
+    unknown = np.logical_or.accumulate(np.asarray(ranks) == BEYOND, axis=1)
+    return np.where(unknown & ~found, np.nan, found)
 
 
 def best_log_rank_integral(ranks: np.ndarray) -> Floats:
@@ -108,11 +129,18 @@ def best_log_rank_integral(ranks: np.ndarray) -> Floats:
     Plug-and-Play Approach", ACL 2024. Departures: mid-ranks, and a value at every turn.
 
     Args:
-        ranks: Ranks (E, T + 1).
+        ranks: Ranks (E, T + 1). Where some are `BEYOND` a depth, known ranks below that depth are
+            the better ones; NaN comes of a turn whose best rank is not known, and stays.
 
     Returns:
         The integral up to each turn (E, T + 1).
     """
-    best = np.log1p(np.minimum.accumulate(ranks, axis=1).astype(np.float64))  # (E, T + 1)
+    best = np.log1p(_known(np.minimum.accumulate(ranks, axis=1)))  # (E, T + 1)
     areas = np.cumsum((best[:, :-1] + best[:, 1:]) / 2, axis=1)  # (E, T)
     return np.concatenate([best[:, :1], areas / np.arange(1, best.shape[1])], axis=1)
+
+
+def _known(rank: np.ndarray) -> Floats:
+    """Ranks with NaN in place of those that are not known."""
+    rank = np.asarray(rank, dtype=np.float64)
+    return np.where(rank == BEYOND, np.nan, rank)

@@ -167,9 +167,14 @@ class RetrievalModel(nn.Module):
         """Unit-norm embeddings (B, D) of images: (B, 3, H, W) in [0, 1], or features (B, F)."""
         return F.normalize(self.image_encoder(images), dim=-1)
 
-    def compose(self, images: Tensor, ids: Tensor) -> Tensor:
-        """Unit-norm queries (B, D) of reference images and token ids (B, L)."""
-        return F.normalize(self._query(self._read(images), self._heard(ids)), dim=-1)
+    def compose(self, images: Tensor, ids: Tensor, which: Tensor | None = None) -> Tensor:
+        """Unit-norm queries (B, D) of reference images and token ids (B, L).
+
+        `which` (B,) is for queries that share references, as in `losses`.
+        """
+        reference = self._read(images)
+        reference = reference if which is None else reference[which]
+        return F.normalize(self._query(reference, self._heard(ids)), dim=-1)
 
     def scaled(self, features: Tensor) -> Tensor:
         """Features (B, D) at the learned length s."""
@@ -285,8 +290,9 @@ class LevelModel(RetrievalModel):
         """The scaled features of images as targets (B, D'), one after the other."""
         return torch.cat(self._targets(images), dim=-1)
 
-    def compose(self, images: Tensor, ids: Tensor) -> Tensor:
-        """The scaled features of queries (B, D'), one after the other."""
+    def compose(self, images: Tensor, ids: Tensor, which: Tensor | None = None) -> Tensor:
+        """The scaled features of queries (B, D'), one after the other; see `RetrievalModel`."""
+        images = images if which is None else images[which]
         return torch.cat(self._queries(images, ids), dim=-1)
 
     def losses(

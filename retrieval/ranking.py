@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from retrieval.indexes.selection import top_k
+
 BLOCK_BYTES = 64 * 2**20
 """About the size of each of the few temporary arrays."""
 
@@ -49,9 +51,9 @@ def top_images(
     for start, scores in _score_blocks(queries, gallery, rows):
         if excluded is not None:
             scores[rows == excluded[start : start + len(scores), None]] = -np.inf
-        for offset, own in enumerate(scores):
-            best = _best(own, k)
-            top[start + offset] = np.where(np.isfinite(own[best]), rows[best], -1)
+        best = top_k(scores, k)  # (B, k)
+        offered = np.isfinite(np.take_along_axis(scores, best, axis=1))
+        top[start : start + len(scores)] = np.where(offered, rows[best], -1)
     return top
 
 
@@ -113,16 +115,6 @@ def _score_blocks(
             np.matmul(asked, vectors.T, out=scores[:, left : left + width])
         _check_scores(scores)
         yield start, scores
-
-
-def _best(scores: np.ndarray, k: int) -> np.ndarray:
-    """The places of the k largest scores, largest first, ties in order of place."""
-    if k < len(scores):
-        least = np.partition(scores, len(scores) - k)[len(scores) - k]
-        places = np.flatnonzero(scores >= least)
-    else:
-        places = np.arange(len(scores))
-    return places[np.argsort(-scores[places], kind="stable")[:k]]
 
 
 def _rows_per_block(floats: int) -> int:

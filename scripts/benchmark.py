@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -13,8 +13,9 @@ from scripts.common import DialogArgs, dialog_of, dialog_options, environment_of
 if TYPE_CHECKING:
     import numpy as np
 
+    from agents.base import Agent
     from agents.evaluation import Played
-    from agents.report import Limit
+    from agents.report import Limit, Summary
     from envs.dialog import Dialog
 
 
@@ -27,8 +28,11 @@ class Args(DialogArgs):
     `module:attribute`; `name=...` gives it a name in the table."""
     pairs: int = 1000
     """Dialogs: pairs of target and first reference from the split."""
-    turns: int = 5
-    """Turns of every dialog (T); none stops early."""
+    turns: Annotated[int, tyro.conf.arg(aliases=("--max-turns",))] = 5
+    """Turns of every dialog (T); none stops early, unless the user leaves (`--patience`)."""
+    slate_by: tuple[str, ...] = ("greedy",)
+    """With `--slate`: which of the best images a query shows: `greedy` (the best), `mmr` (maximal
+    marginal relevance) or `medoids` (one of each group); of several, each agent plays each."""
     split: str = "test"
     """`test` (images never seen in training) or `train`."""
     ties: Literal["half", "optimistic"] = "half"
@@ -37,6 +41,12 @@ class Args(DialogArgs):
     """Fixes the pairs, the users' words and the resampling."""
     bootstrap: int = 2000
     """Resamples of the 95% intervals."""
+    index: str = "exact"
+    """What searches the embeddings: `exact`, `faiss` or `milvus`. Agents that score every image
+    themselves (`random`, `oracle`) do so."""
+    index_uri: str = ""
+    """Milvus: a file ending in .db, or an address such as http://localhost:19530; a new version of
+    each agent's vectors is published there. Faiss: `flat`, `ivf`, `hnsw` or `pq`."""
     run_depth: int = 10
     """Images per query in the TREC run files."""
     out: Path = Path("runs/benchmark")
@@ -58,7 +68,15 @@ def compare_agents(args: Args) -> str:
 
     from agents.evaluation import evaluation_pairs, run_dialogs
     from agents.loading import load_agent, named
-    from agents.report import compare, format_table, plot, summarise, write_csv
+    from agents.report import (
+        compare,
+        format_table,
+        found_by_turn,
+        plot,
+        summarise,
+        without_nan,
+        write_csv,
+    )
     from retrieval.files import atomic_write
     from retrieval.index import ExactIndex
 
@@ -70,6 +88,8 @@ def compare_agents(args: Args) -> str:
     dialog = dialog_of(args, args.split, args.turns)
     dialog = dialog.with_(index=ExactIndex(dialog.gallery.features, args.ties))
     agents = {name: load_agent(what, dialog, args.seed) for name, what in given.items()}
+    depth = other_indexes(args, agents, dialog)
+    agents = with_slates(agents, dialog, args.slate_by)
     writable(args.out)
 
     target, reference = evaluation_pairs(len(dialog.gallery), args.pairs, args.seed)
@@ -83,18 +103,24 @@ def compare_agents(args: Args) -> str:
     ranks = {name: one.ranks for name, one in played.items()}
     rng = np.random.default_rng([args.seed, 17])
     size = len(dialog.gallery)
-    drawn: dict[str, Any] = {"bootstrap": args.bootstrap, "rng": rng, "clusters": target}
+    found = {name: found_by_turn(one.slates, target) for name, one in played.items()}
+    drawn: dict[str, Any] = {
+        "bootstrap": args.bootstrap, "rng": rng, "clusters": target, "found": found,
+        "depth": depth,
+    }  # fmt: skip
     summary = summarise(ranks, size, **drawn)
     compared = compare(ranks, size, **drawn)
+    shares = add_shares(summary, dialog, played, target)
     limits = limit_lines(dialog, played)
     content = {
         **summary,
+        "repeat_share": shares,
         "comparisons": compared,
         "limits": [limit._asdict() for limit in limits],
         "protocol": protocol(args, dialog, target),
     }
     with atomic_write(args.out / "benchmark.json") as temporary:
-        temporary.write_text(json.dumps(content, indent=1))
+        temporary.write_text(json.dumps(without_nan(content), indent=1))
     write_csv(args.out / "benchmark.csv", summary)
     with atomic_write(args.out / "ranks.npz") as temporary:
         tables: dict[str, Any] = {"gallery_size": size, "target": target, **ranks}
@@ -103,11 +129,76 @@ def compare_agents(args: Args) -> str:
     plot(args.out / "benchmark.png", summary, limits)
     draw_example(args.out / "dialog.png", dialog, played, target)
     return (
-        f"{format_table(summary)}\n"
+        f"{format_table(summary, table_blocks(dialog))}\n\n"
+        f"shown again, of all images shown before the target was found: "
+        f"{', '.join(f'{name} {share:.3f}' for name, share in shares.items())}\n"
         f"{args.pairs} dialogs over {size} {args.split} images, user {args.user}, "
         f"seed {args.seed}\n"
         f"written: {args.out}/benchmark.json, .csv, .png, dialog.png and *.run.gz"
     )
+
+
+def other_indexes(args: Args, agents: dict[str, Agent], dialog: Dialog) -> int | None:
+    """Search with another index where one is asked for; the depth its ranks go down to, if any."""
+    if args.index == "exact" and not args.index_uri:
+        return None
+    from agents.searching import search_with
+
+    return search_with(agents, dialog.gallery.features, args.index, args.index_uri, args.ties)
+
+
+def with_slates(
+    agents: dict[str, Agent], dialog: Dialog, rules: tuple[str, ...]
+) -> dict[str, Agent]:
+    """Each agent that asks by query once per rule for slates, named after both if several.
+
+    Raises:
+        ValueError: rules without slates, or an unknown one.
+    """
+    from agents.slates import SlateAgent, asks_by_query
+    from envs.slates import SLATES
+    from retrieval.errors import unknown
+
+    for rule in rules:
+        if rule not in SLATES:
+            raise unknown("rule for slates", rule, SLATES)
+    if dialog.slate == 1:
+        if tuple(rules) != ("greedy",):
+            raise ValueError("--slate-by chooses slates; give --slate 4, say, too")
+        return agents
+    chosen: dict[str, Agent] = {}
+    for name, agent in agents.items():
+        if not asks_by_query(agent):
+            chosen[name] = agent
+            continue
+        for rule in rules:
+            label = f"{name}-{rule}" if len(rules) > 1 else name
+            chosen[label] = SlateAgent(agent, rule)
+    return chosen
+
+
+def add_shares(
+    summary: Summary, dialog: Dialog, played: dict[str, Played], target: np.ndarray
+) -> dict[str, float]:
+    """Put into the summary how many images came again at each turn, and how many users left.
+
+    Returns:
+        For each agent the share of images shown again over all turns.
+    """
+    from agents.report import repeat_share, repeats_by_turn
+
+    for name, one in played.items():
+        metrics = summary["agents"][name]
+        metrics["repeats"] = repeats_by_turn(one.slates, target, one.left)
+        if dialog.patience is not None:
+            metrics["left"] = one.left.mean(0).tolist()
+    return {name: repeat_share(one.slates, target, one.left) for name, one in played.items()}
+
+
+def table_blocks(dialog: Dialog) -> tuple[str, ...]:
+    """The blocks of the table for the terminal."""
+    blocks = ("percentile", "recall@1", "recall@10", "mrr", "bri", "found")
+    return blocks if dialog.patience is None else (*blocks, "left")
 
 
 def protocol(args: Args, dialog: Dialog, target: np.ndarray) -> dict[str, Any]:
@@ -125,9 +216,23 @@ def protocol(args: Args, dialog: Dialog, target: np.ndarray) -> dict[str, Any]:
         "turns": args.turns,
         "seed": args.seed,
         "ties": args.ties,
+        **({} if args.index == "exact" else {"index": f"{args.index} {args.index_uri}".strip()}),
         "reference_excluded": False,
         "bootstrap": args.bootstrap,
+        **settings(args, dialog),
     }
+
+
+def settings(args: Args, dialog: Dialog) -> dict[str, Any]:
+    """How the dialogs differ from one image a turn, shown to a patient user."""
+    told: dict[str, Any] = {}
+    if dialog.slate > 1:
+        told |= {"slate": dialog.slate, "slate_by": list(args.slate_by), "ranks": "by the query"}
+    if dialog.never_repeat:
+        told["never_repeat"] = True
+    if dialog.patience is not None:
+        told |= {"patience": dialog.patience, "after_leaving": "not found, the last rank stays"}
+    return told
 
 
 def limit_lines(dialog: Dialog, played: dict[str, Played]) -> list[Limit]:
@@ -135,22 +240,26 @@ def limit_lines(dialog: Dialog, played: dict[str, Played]) -> list[Limit]:
     import numpy as np
 
     from agents.report import Limit, counting_bound, indistinguishability_ceiling
+    from envs.slates import SLATES
 
     turns = dialog.max_turns
     replies = len({said for one in played.values() for row in one.captions for said in row if said})
     lines = [
         Limit(
             f"counting bound at {replies} sentences", f"recall@{k}",
-            counting_bound(len(dialog.gallery), replies, turns, k),
+            # which image of a slate the user picks tells something, too
+            counting_bound(len(dialog.gallery), replies * dialog.slate, turns, k),
         )
         for k in (1, 10)
     ]  # fmt: skip
     if dialog.gallery.attributes is not None:
         ceiling = indistinguishability_ceiling(dialog.gallery.attributes)
         lines.append(Limit("indistinguishability ceiling", "recall@1", [ceiling] * (turns + 1)))
-    if "oracle" in played:
+    names = {"oracle", *(f"oracle-{rule}" for rule in SLATES)}
+    oracles = [one for name, one in played.items() if name in names]
+    if oracles:
         for k in (1, 10):
-            by_turn = (played["oracle"].ranks < k).mean(0)
+            by_turn = np.max([(one.ranks < k).mean(0) for one in oracles], axis=0)
             lines.append(Limit("version-space oracle", f"recall@{k}", np.asarray(by_turn).tolist()))
     return lines
 
@@ -179,22 +288,10 @@ def draw_example(path: Path, dialog: Dialog, played: dict[str, Played], target: 
     import numpy as np
     from PIL import Image
 
-    from envs.drawing import draw_dialog
+    from agents.report.strip import draw_played
     from retrieval.files import atomic_write
 
-    pictures = dialog.gallery.pictures
-    strips = [
-        draw_dialog(
-            [pictures[image] for image in one.shown[0]],
-            one.captions[0],
-            pictures[target[0]],
-            one.ranks[0].tolist(),
-            len(dialog.gallery),
-            dialog.max_turns,
-            (one.shown[0] == target[0]).tolist(),
-        )
-        for one in played.values()
-    ]
+    strips = [draw_played(dialog, one, 0, target[0]) for one in played.values()]
     with atomic_write(path) as temporary:
         Image.fromarray(np.concatenate(strips)).save(temporary)
 

@@ -43,7 +43,8 @@ class DialogArgs(DataArgs):
     env: str = "dialog/CSS-v0"
     """Any registered `dialog/...` id. The built-in ones need no data."""
     user: str = "neural"
-    """Who speaks: `neural` (the relative captioner) or `attribute` (true differences)."""
+    """Who speaks: `neural` (the relative captioner), `attribute` (true differences) or
+    `striking` (of these always the most striking one)."""
     captioner: Path | None = None
     """The neural user's checkpoint; by default the data set's own, trained when missing."""
     noise: float | None = None
@@ -53,6 +54,12 @@ class DialogArgs(DataArgs):
     default: EfficientNet-Lite0 where it is installed, else a small network trained on it."""
     data_path: Path | None = None
     """A CSS folder; by default the built-in data in the cache, made when missing."""
+    slate: int | None = None
+    """Images shown at each turn, of which the user picks one; by default the environment's."""
+    never_repeat: bool = False
+    """Leave out images that the dialog has shown before, as some environments do by themselves."""
+    patience: int | None = None
+    """The user leaves after so many turns without progress; by default the environment's."""
 
 
 def run(main: Callable[[], None]) -> None:
@@ -112,8 +119,13 @@ def dialog_options(args: DialogArgs) -> dict[str, Any]:
         catalog_root(args, args.data_path)  # refuses a catalogue's flags
     if name == "dialog/CSS-Scene-v0":  # it has no pictures for a captioner to see
         options |= {"encoder": "scene", "user": "attribute"}
-    if args.noise is not None:
-        options["noise"] = args.noise
+    if known[name].get("user") == "striking":  # what this environment is about
+        options["user"] = "striking"
+    for setting in ("noise", "slate", "patience"):
+        if getattr(args, setting) is not None:
+            options[setting] = getattr(args, setting)
+    if args.never_repeat:
+        options["never_repeat"] = True
     options["captioner"] = args.captioner
     return options
 

@@ -50,7 +50,11 @@ class DataArgs:
     captions: str | None = None
     """catalog: `relative` (the very target is the hit) or `replace` ("replace X with Y")."""
     features: str | None = None
-    """catalog: whose extracted features a model with `--image_encoder features` reads."""
+    """catalog, youmakeup: whose extracted features a model with `--image_encoder features`
+    reads."""
+    mod_data_path: Path | None = None
+    """youmakeup: a folder with mod_data.json, whose modifications are the queries; by default
+    they are drawn from the annotations."""
 
 
 OPTIONS = {
@@ -58,7 +62,7 @@ OPTIONS = {
     "use_complete_text_query": "complete_text", "category_to_train": "category",
     "joining": "joining", "picture_fit": "fit", "id_column": "id_column",
     "attributes": "attributes", "title": "title", "table": "table", "captions": "captions",
-    "features": "encoder",
+    "features": "encoder", "mod_data_path": "mod_data",
 }  # fmt: skip
 """Flags and what readers call them."""
 

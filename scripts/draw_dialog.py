@@ -24,7 +24,9 @@ class Args(DialogArgs):
     seed: int = 0
     """Of the benchmark."""
     height: int = 192
-    """Pixels of each picture in the strip; scenes of the built-in data are drawn anew for it."""
+    """Pixels of the square of each turn; scenes of the built-in data are drawn anew for it."""
+    imagine: Path | None = None
+    """A checkpoint of `train_gan`: draw beneath each image what the agent believes is wanted."""
     out: Path = Path("dialog.png")
     """The picture."""
 
@@ -41,6 +43,8 @@ def draw(args: Args) -> None:
     from agents.evaluation import evaluation_pairs, run_dialogs
     from agents.loading import load_agent, named
     from envs.drawing import draw_dialog, transcript
+    from envs.history import draw_slate, name_slate
+    from envs.state import NOTHING
     from retrieval.files import atomic_write
 
     dialog = dialog_of(args, "test", args.turns)
@@ -56,21 +60,50 @@ def draw(args: Args) -> None:
     shown, ranks = played.shown[0], played.ranks[0].tolist()
     found = (shown == target[0]).tolist()
     until = found.index(True) + 1 if True in found else len(found)
+    images = {*played.slates[0, :until].flatten().tolist(), int(target[0])} - {NOTHING}
+    pictures = {image: _picture(args, dialog.gallery.pictures, image) for image in images}
+    slates = list(zip(played.slates[0, :until], shown[:until].tolist(), strict=True))
     strip = draw_dialog(
-        [_picture(args, dialog.gallery.pictures, int(image)) for image in shown[:until]],
+        [draw_slate(pictures, slate, target[0], picked, args.height) for slate, picked in slates],
         played.captions[0][: until - 1],
-        _picture(args, dialog.gallery.pictures, int(target[0])),
+        pictures[target[0]],
         ranks[:until],
         size,
         max(until - 1, 1),
         found[:until],
         args.height,
+        believed_of(args, dialog.gallery.pictures, played.candidates[0, :until]),
     )
     with atomic_write(args.out) as temporary:
         Image.fromarray(strip).save(temporary)
-    names = [dialog.gallery.names[image] for image in shown[:until]]
+    names = [name_slate(dialog.gallery.names, slate, picked) for slate, picked in slates]
     print(transcript(played.captions[0][: until - 1], names, ranks[:until], found[:until]))
     print(f"drawn in {args.out}")
+
+
+def believed_of(args: Args, pictures: Any, candidates: Any) -> list[Any] | None:
+    """What the agent believed at each turn, from its best images (T', K); none at turn 0.
+
+    Raises:
+        ValueError: the generator draws other pictures than these dialogs are about.
+    """
+    if args.imagine is None:
+        return None
+    from envs.single import BELIEVED
+    from retrieval.generation.painter import Imagination
+    from scripts.common import dialog_options
+    from scripts.composed import BUILT_IN
+    from scripts.painting import load_painter
+
+    painter, trained = load_painter(args.imagine)
+    look = dialog_options(args).get("look", "3d")
+    if args.dataset != "css" or look != BUILT_IN[trained.dataset]:
+        raise ValueError(
+            f"{args.imagine} draws {trained.dataset} scenes, these dialogs are about "
+            f"{args.dataset} {look}; leave --imagine out"
+        )
+    imagine = Imagination(painter, pictures, args.seed)
+    return [None, *(imagine(images[:BELIEVED]) for images in candidates[1:])]
 
 
 def _picture(args: Args, pictures: Any, image: int) -> Any:

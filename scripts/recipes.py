@@ -53,6 +53,10 @@ RECIPES: dict[str, Recipe] = {
         epochs=100, optimizer="adamw", schedule="linear", evaluate_every=5,
         image_encoder="swin_t", text_encoder="bert",
     ),
+    "youmakeup": Recipe(
+        loss="batch_based_classification", learning_rate_decay_frequency=120_000,
+        num_iters=400_000, evaluate_every=1,
+    ),
     "fast": Recipe(
         loss="batch_based_classification", batch_size=128, learning_rate=2e-3, weight_decay=0.01,
         epochs=9, optimizer="adamw", schedule="one_cycle", clip=5.0, evaluate_every=1,
@@ -62,7 +66,7 @@ RECIPES: dict[str, Recipe] = {
 """The published defaults by system, and "fast", for small pictures on few cores."""
 
 
-def published_recipe(model: str, is_augmented: bool) -> str:
+def published_recipe(model: str, is_augmented: bool, dataset: str = "") -> str:
     """The name of the recipe whose defaults a model has when none is named."""
     if model in ("comqueryformer", "comquery_former"):
         return "comqueryformer"
@@ -70,4 +74,4 @@ def published_recipe(model: str, is_augmented: bool) -> str:
         return "ga"
     if model in ("composeAE", "compose_ae", "realspaceconcatAE", "real_space_concat_ae"):
         return "composeAE"
-    return "tirg"
+    return "youmakeup" if dataset == "youmakeup" else "tirg"

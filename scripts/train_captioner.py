@@ -1,4 +1,4 @@
-"""Train the neural user: train_captioner --epochs 3"""
+"""Train the neural user: train_captioner --epochs 3, or another one with --share 0.5"""
 
 from __future__ import annotations
 
@@ -30,8 +30,11 @@ class Args(DataArgs):
     """Of LSTM, tokens and attention (published: 512)."""
     seed: int = 0
     """Fixes the initial weights and the order."""
+    share: float = 1.0
+    """Of the train captions to learn from: `--share 0.5` makes another user for the same data."""
     out: Path | None = None
-    """The checkpoint; by default where commands with `--user neural` look for it."""
+    """The checkpoint; by default where commands with `--user neural` look for it, or, of a part of
+    the captions, beside that: pass the file to them as `--captioner`."""
 
 
 def main() -> None:
@@ -47,17 +50,22 @@ def train(args: Args) -> None:
 
     if args.out is not None:
         writable(args.out.parent)
-    how = (args.epochs, args.batch_size, args.lr, args.hidden_size, args.seed)
+    how = (args.epochs, args.batch_size, args.lr, args.hidden_size, args.seed, args.share)
     products = catalog_root(args, args.data_path)
     if products is not None:
         encoder = products_encoder(args.encoder)
-        path = args.out or products_captioner_path(products, encoder)
+        path = args.out or of_share(products_captioner_path(products, encoder), args.share)
         train_and_report_catalog(products, encoder, roles_of(vars(args)), path, *how)
     else:
         root = args.dataset_path or args.data_path
-        path = args.out or captioner_path(root, args.look, args.encoder)
+        path = args.out or of_share(captioner_path(root, args.look, args.encoder), args.share)
         train_and_report(root, args.look, args.encoder, path, *how)
     print(f"captioner in {path}, its report in {path.with_suffix('.json')}")
+
+
+def of_share(path: Path, share: float) -> Path:
+    """Where the captioner of a part of the data lies: beside that of the whole."""
+    return path if share == 1 else path.with_name(f"{path.stem}-share{share:g}{path.suffix}")
 
 
 if __name__ == "__main__":

@@ -135,8 +135,9 @@ class Args(DataArgs):
 
     # this project
     recipe: str | None = None
-    """Whose defaults: tirg, composeAE, ga, comqueryformer, or fast (small CNN, batch-based
-    classification, AdamW with one cycle, 9 epochs); by default the model's publication's."""
+    """Whose defaults: tirg, composeAE, ga, comqueryformer, youmakeup, or fast (small CNN,
+    batch-based classification, AdamW with one cycle, 9 epochs); by default the publication's of
+    the model, or of tirg and concat on youmakeup."""
     image_encoder: str | None = None
     """small-cnn, resnet18, resnet50, swin_t, efficientnet-lite0 or features."""
     weights: str = "auto"
@@ -224,7 +225,7 @@ def resolved(args: Args) -> Args:
     from retrieval.errors import unknown
 
     is_augmented = args.use_gPenalty or args.random_grad
-    name = args.recipe or published_recipe(args.model, is_augmented)
+    name = args.recipe or published_recipe(args.model, is_augmented, args.dataset)
     if name not in RECIPES:
         raise unknown("recipe", name, RECIPES)
     recipe = RECIPES[name]

@@ -10,6 +10,8 @@ import tyro
 
 from scripts.common import DialogArgs, dialog_of, run
 
+METHODS = ("improvement", "self-critical")
+
 
 @dataclass(frozen=True)
 class Args(DialogArgs):
@@ -17,12 +19,16 @@ class Args(DialogArgs):
 
     pretrained_model: Path = Path("models/sl-12.pt")
     """The supervised checkpoint to start from."""
+    method: str = "improvement"
+    """`improvement` (by look-ahead) or `self-critical` (REINFORCE against the greedy dialog)."""
     improvement: str = "improved"
     """`improved`, or `published` (the form of the 2018 system)."""
     lr: float = 1e-4
     """Adam's learning rate."""
     top_k: int = 4
-    """Candidates that are looked ahead from (K)."""
+    """Candidates that are looked ahead from, or that chance chooses among (K)."""
+    samples: int = 3
+    """Dialogs that the self-critical method plays by chance beside each greedy one."""
     tau: float = 1.0
     """Temperature of the published softmax."""
     neg_num: int = 5
@@ -32,7 +38,7 @@ class Args(DialogArgs):
     depth: int = 0
     """Turns played in a roll-out at most; 0 plays to the end of the dialog."""
     weight: float = 0.3
-    """Weight of the improved policy loss beside the supervised loss."""
+    """Weight of the improved or self-critical policy loss beside the supervised loss."""
     loss: str | None = None
     """Supervised loss that stays on: `in_batch` or `triplet`; by default the start's own."""
     triplet_margin: float = 0.1
@@ -78,13 +84,18 @@ def train(args: Args) -> None:
 
     from agents.checkpoints import load_checkpoint
     from agents.policy_improvement import Improvement, freeze_images, improve_epoch, target_copy
+    from agents.self_critical import SelfCritical, self_critical_epoch
     from agents.session import run_epochs, starting_point
     from agents.supervised import Step, Training
+    from retrieval.errors import unknown
 
+    if args.method not in METHODS:
+        raise unknown("method", args.method, METHODS)
     policy = Improvement(
         args.improvement, args.top_k, args.tau, args.neg_num, args.rollouts, args.weight,
         args.depth,
     )  # fmt: skip
+    by_chance = SelfCritical(args.top_k, args.samples, weight=args.weight)
     dialog = dialog_of(args, "train", args.train_turns)
     start = load_checkpoint(args.pretrained_model, dialog.vocabulary)
     loss = args.loss or start.arguments.get("loss") or "in_batch"
@@ -104,6 +115,8 @@ def train(args: Args) -> None:
         optimizer.load_state_dict(done.optimizer)
 
     def play_epoch(epoch: int) -> Iterator[Step]:
+        if args.method == "self-critical":
+            return self_critical_epoch(agent, dialog, optimizer, epoch, how, by_chance)
         target = published_target if policy.form == "published" else target_copy(agent)
         return improve_epoch(agent, target, dialog, optimizer, epoch, how, policy)
 

@@ -9,22 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 from user_simulator.attributes import AttributeUser
 from user_simulator.base import Draws, RowDraws, SharedDraws, User
+from user_simulator.judging import Judge, judge_of
 from user_simulator.noisy import NoisyUser
+from user_simulator.striking import StrikingUser
 
 if TYPE_CHECKING:
     from user_simulator.captioner import NeuralUser
 
-USERS = ("attribute", "neural")
+USERS = ("attribute", "neural", "striking")
 
 __all__ = [
     "USERS",
     "AttributeUser",
     "Draws",
+    "Judge",
     "NeuralUser",
     "NoisyUser",
     "RowDraws",
     "SharedDraws",
+    "StrikingUser",
     "User",
+    "judge_of",
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
@@ -12,28 +12,42 @@ from retrieval.catalog.captions import product_caption
 from retrieval.gallery import Gallery
 from retrieval.rendering.captions import DRAWS, relative_caption
 from user_simulator.base import Draws
+from user_simulator.judging import AttributeJudge
 
 Speaker = Callable[[np.ndarray, np.ndarray, np.ndarray], str]
+MakeSpeaker = Callable[[Gallery], Speaker]
 
 
-def _speak_css(reference: np.ndarray, target: np.ndarray, draws: np.ndarray, look: str) -> str:
-    return relative_caption(reference.reshape(9, 3), target.reshape(9, 3), draws, look)
+def _speak_css(
+    reference: np.ndarray,
+    target: np.ndarray,
+    draws: np.ndarray,
+    look: str,
+    say: Callable[[np.ndarray, np.ndarray, np.ndarray, str], str],
+) -> str:
+    return say(reference.reshape(9, 3), target.reshape(9, 3), draws, look)
 
 
-def _css_speaker(gallery: Gallery, look: str) -> Speaker:
-    return partial(_speak_css, look=look)  # partial, not a closure: a user must pickle
+def css_speaker(gallery: Gallery, look: str, say: Callable[..., str] = relative_caption) -> Speaker:
+    """Who says of two rows of codes what `say` says of two scenes."""
+    return partial(_speak_css, look=look, say=say)  # partial, not a closure: a user must pickle
 
 
-def _catalog_speaker(gallery: Gallery) -> Speaker:
+def catalog_speaker(gallery: Gallery, say: Callable[..., str] = product_caption) -> Speaker:
+    """Who says of two rows of codes what `say` says in the catalogue's language.
+
+    Raises:
+        ValueError: the gallery has none.
+    """
     if not isinstance(gallery, catalog.CatalogGallery):
         raise ValueError("a gallery of kind 'catalog' must know its language; use `catalog.load`")
-    return partial(product_caption, gallery.spoken)
+    return partial(say, gallery.spoken)
 
 
-SPEAKERS: dict[str, Callable[[Gallery], Speaker]] = {
-    "css-3d": partial(_css_speaker, look="3d"),
-    "css-2d": partial(_css_speaker, look="2d"),
-    catalog.KIND: _catalog_speaker,
+SPEAKERS: Mapping[str, MakeSpeaker] = {
+    "css-3d": partial(css_speaker, look="3d"),
+    "css-2d": partial(css_speaker, look="2d"),
+    catalog.KIND: catalog_speaker,
 }
 """For each kind of gallery, what makes a speaker: rows of attributes and draws to a caption."""
 
@@ -48,15 +62,18 @@ class AttributeUser:
         ValueError: the gallery has no attributes, or nobody knows how to speak of them.
     """
 
+    speakers: Mapping[str, MakeSpeaker] = SPEAKERS
+
     def __init__(self, gallery: Gallery):
-        if gallery.attributes is None or gallery.kind not in SPEAKERS:
+        if gallery.attributes is None or gallery.kind not in self.speakers:
             raise ValueError(
                 f"the attribute user cannot speak of a gallery of kind {gallery.kind!r} "
                 f"{'without' if gallery.attributes is None else 'with'} attributes; "
-                f"known kinds: {', '.join(SPEAKERS)}"
+                f"known kinds: {', '.join(self.speakers)}"
             )
         self._attributes = gallery.attributes
-        self._speak = SPEAKERS[gallery.kind](gallery)
+        self._speak = self.speakers[gallery.kind](gallery)
+        self._judge = AttributeJudge(gallery)
 
     def describe(self, reference: np.ndarray, target: np.ndarray, rng: Draws) -> list[str]:
         """One true caption per pair of images; see `User.describe`."""
@@ -65,3 +82,7 @@ class AttributeUser:
             self._speak(self._attributes[shown], self._attributes[meant], row)
             for shown, meant, row in zip(reference, target, draws, strict=True)
         ]
+
+    def distance(self, offered: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """How far images (B, K) are from the targets (B,), by attributes; see `judging`."""
+        return self._judge.distance(offered, target)

@@ -10,6 +10,8 @@ from user_simulator.base import Draws, User
 class NoisyUser:
     """Wraps a user who, with probability p, describes another image than the one in mind.
 
+    Only the words slip: which of several images is nearest this user judges as the one wrapped.
+
     Args:
         user: who speaks.
         probability: share of captions that are about a random wrong image.

@@ -35,6 +35,7 @@ def train_and_report(
     learning_rate: float = 3e-3,
     hidden_size: int = 128,
     seed: int = 0,
+    share: float = 1.0,
 ) -> dict[str, float]:
     """Train on a CSS folder's train split, save, and report on the test split's pairs.
 
@@ -43,9 +44,10 @@ def train_and_report(
         look, encoder: whose pictures and features.
         path: the checkpoint; the report goes into it and beside it, as JSON.
         epochs, batch_size, learning_rate, hidden_size, seed: see `fit_captioner`.
+        share: of the train captions to learn from, drawn with the seed.
 
     Raises:
-        ValueError: the data has no relative captions or no grids.
+        ValueError: the data has no relative captions or no grids, or a share of nothing.
     """
     root = (root or default_root()).expanduser().absolute()
     prepare_apart(root, look, encoder)
@@ -56,8 +58,9 @@ def train_and_report(
             f"{encoder!r} lacks {'captions' if not triplets else 'spatial features'}"
         )
     captioner = fit_captioner(
-        gallery, triplets, epochs, batch_size, learning_rate, hidden_size, seed
-    )
+        gallery, some_of(triplets, share, seed), epochs, batch_size, learning_rate, hidden_size,
+        seed,
+    )  # fmt: skip
     return _save_and_report(captioner, *css.load(root, "test", look, encoder), path)
 
 
@@ -71,6 +74,7 @@ def train_and_report_catalog(
     learning_rate: float = 3e-3,
     hidden_size: int = 128,
     seed: int = 0,
+    share: float = 1.0,
 ) -> dict[str, float]:
     """The same on one's own catalogue; see `train_and_report`.
 
@@ -78,7 +82,7 @@ def train_and_report_catalog(
         root: the catalogue's folder.
         encoder: whose features.
         roles: columns whose part is given.
-        path, epochs, batch_size, learning_rate, hidden_size: as there.
+        path, epochs, batch_size, learning_rate, hidden_size, share: as there.
         seed: also of the captions drawn to learn from.
 
     Raises:
@@ -90,9 +94,25 @@ def train_and_report_catalog(
     speaker = CaptionedPairs(gallery.spoken, gallery.attributes)
     triplets = speaker(np.random.default_rng([seed, 31]), max(CAPTIONS, len(gallery)))
     captioner = fit_captioner(
-        gallery, triplets, epochs, batch_size, learning_rate, hidden_size, seed
-    )
+        gallery, some_of(triplets, share, seed), epochs, batch_size, learning_rate, hidden_size,
+        seed,
+    )  # fmt: skip
     return _save_and_report(captioner, *catalog.load(root, "test", encoder, roles), path)
+
+
+def some_of(triplets: Sequence[Triplet], share: float, seed: int) -> Sequence[Triplet]:
+    """A random share of the triplets, in their order: what another user would have learned from.
+
+    Raises:
+        ValueError: the share is not above 0 and at most 1, or leaves nothing.
+    """
+    count = round(share * len(triplets))
+    if not 0 < share <= 1 or count < 1:
+        raise ValueError(f"expected a share above 0 and at most 1 of the captions, got {share}")
+    if share == 1:
+        return triplets
+    chosen = np.random.default_rng([seed, 37]).permutation(len(triplets))[:count]
+    return [triplets[row] for row in np.sort(chosen)]
 
 
 def _save_and_report(

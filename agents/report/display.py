@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from agents.report.beyond import beyond_block, cell
 from agents.report.limits import Limit
 from agents.report.summary import LOWER_IS_BETTER, PLOTTED_METRICS, Summary
 from retrieval.files import atomic_write
@@ -32,17 +33,19 @@ def format_table(
     blocks = [f"{summary['dialogs']} dialogs, gallery of {summary['gallery_size']} images"]
     for metric in metrics:
         digits = 1 if metric == "median_rank" else 3
-        cells = {name: [f"{v:.{digits}f}" for v in agents[name][metric]] for name in agents}
+        cells = {name: [cell(v, digits) for v in agents[name][metric]] for name in agents}
         turns = range(len(next(iter(cells.values()))))
-        width = 1 + max(6, *(len(cell) for row in cells.values() for cell in row))
+        width = 1 + max(6, *(len(text) for row in cells.values() for text in row))
         direction = "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
         lines = [
             f"{metric} ({direction}{_widest(summary, metric)})",
             f"  {'turn':<{label_width}}" + "".join(f"{turn:>{width}}" for turn in turns),
         ]
         for name, row in cells.items():
-            lines.append(f"  {name:<{label_width}}" + "".join(f"{cell:>{width}}" for cell in row))
+            lines.append(f"  {name:<{label_width}}" + "".join(f"{text:>{width}}" for text in row))
         blocks.append("\n".join(lines))
+    if "depth" in summary:
+        blocks.append("\n".join(beyond_block(summary)))
     return "\n\n".join(blocks)
 
 
@@ -51,8 +54,9 @@ def _widest(summary: Summary, metric: str) -> str:
     intervals = [each[metric] for each in summary["intervals"].values() if metric in each]
     if not intervals:
         return ""
-    widths = [np.subtract(each["high"], each["low"]).max() for each in intervals]
-    return f"; 95 % intervals within ±{max(widths) / 2:.3f}"
+    widths = np.concatenate([np.subtract(each["high"], each["low"]) for each in intervals])
+    known = widths[np.isfinite(widths)]
+    return f"; 95 % intervals within ±{known.max() / 2:.3f}" if len(known) else ""
 
 
 def plot(path: PathLike, summary: Summary, limits: Sequence[Limit] = ()) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Literal, TextIO
 from urllib.parse import quote
 
 import numpy as np
@@ -19,6 +20,7 @@ from agents.report.summary import Summary
 from retrieval.files import atomic_write
 
 PathLike = str | os.PathLike[str]
+ENDS: tuple[Literal["low"], Literal["high"]] = ("low", "high")
 
 
 def write_run(
@@ -89,7 +91,8 @@ def write_csv(path: PathLike, summary: Summary) -> None:
 
     Args:
         path: Where to write.
-        summary: From `summarise`. `low` and `high` stay empty for metrics without an interval.
+        summary: From `summarise`. `low` and `high` stay empty for metrics without an interval,
+            and so does what is not known.
     """
     with _open_text(path) as file:
         writer = csv.writer(file, lineterminator="\n")
@@ -98,10 +101,14 @@ def write_csv(path: PathLike, summary: Summary) -> None:
             for metric, values in metrics.items():
                 interval = summary["intervals"][name].get(metric)
                 for turn, value in enumerate(values):
-                    bounds = (
-                        [interval["low"][turn], interval["high"][turn]] if interval else ["", ""]
-                    )
-                    writer.writerow([name, turn, metric, value, *bounds])
+                    numbers = [value]
+                    numbers += [interval[end][turn] if interval else math.nan for end in ENDS]
+                    writer.writerow([name, turn, metric, *map(_known, numbers)])
+
+
+def _known(value: float) -> float | str:
+    """A number, or nothing where there is none."""
+    return value if math.isfinite(value) else ""
 
 
 def _query_id(query: int, turn: int) -> str:

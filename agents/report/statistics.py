@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 
 from agents.report.summary import (
     COMPARED_METRICS,
-    MEAN_METRICS,
     METRICS,
     Comparison,
     Interval,
     Summary,
 )
 from retrieval.metrics import (
+    BEYOND,
     best_log_rank_integral,
     rank_percentile,
     recall_at_k,
@@ -34,6 +34,8 @@ def summarise(
     rng: np.random.Generator,
     bootstrap: int = 2000,
     clusters: np.ndarray | None = None,
+    found: Mapping[str, np.ndarray] | None = None,
+    depth: int | None = None,
 ) -> Summary:
     """Turn rank tables into every metric at every turn, with 95 % intervals.
 
@@ -47,19 +49,25 @@ def summarise(
         bootstrap: How many resamples.
         clusters: What to resample as a whole (E,), such as target ids when several seeds are
             pooled; each dialog on its own when absent.
+        found: For each agent whether each dialog had found its target by each turn (E, T + 1),
+            as `found_by_turn` tells; becomes the metric "found".
+        depth: Of the index, where ranks may be `retrieval.metrics.BEYOND` it. A mean of which a
+            dialog's part is not known is NaN, and `beyond` tells the share of such dialogs.
 
     Returns:
         `agents` and `intervals`: agent -> metric -> values over turns.
     """
-    tables = _checked(ranks, gallery_size)
+    tables = _checked(ranks, gallery_size, depth)
     dialogs, turns = next(iter(tables.values())).shape
-    values = {name: _per_dialog(table, gallery_size) for name, table in tables.items()}
+    values = {name: _per_dialog(tables, name, gallery_size, found, depth) for name in tables}
+    metrics = [*METRICS, *(["found"] if found else [])]
+    mean_metrics = [metric for metric in metrics if metric != "median_rank"]
 
-    stacked = np.stack([_columns(each, MEAN_METRICS) for each in values.values()])  # (A, E, M)
+    stacked = np.stack([_columns(each, mean_metrics) for each in values.values()])  # (A, E, M)
     sums, sizes = _by_cluster(stacked, clusters)
     means = _resampled_means(sums, sizes, bootstrap, rng)  # (A, bootstrap, M)
     bounds = np.quantile(means, [0.025, 0.975], axis=1)  # (2, A, M)
-    bounds = bounds.reshape(2, len(tables), len(MEAN_METRICS), turns)
+    bounds = bounds.reshape(2, len(tables), len(mean_metrics), turns)
 
     agents: dict[str, dict[str, list[float]]] = {}
     intervals: dict[str, dict[str, Interval]] = {}
@@ -70,13 +78,13 @@ def summarise(
                 if metric == "median_rank"
                 else each[metric].mean(axis=0)
             ).tolist()
-            for metric in METRICS
+            for metric in metrics
         }
         intervals[name] = {
             metric: {"low": low.tolist(), "high": high.tolist()}
-            for metric, low, high in zip(MEAN_METRICS, *bounds[:, row], strict=True)
+            for metric, low, high in zip(mean_metrics, *bounds[:, row], strict=True)
         }
-    return {
+    summary: Summary = {
         "gallery_size": gallery_size,
         "dialogs": dialogs,
         "clusters": len(sizes),
@@ -84,6 +92,12 @@ def summarise(
         "agents": agents,
         "intervals": intervals,
     }
+    if depth is not None:
+        summary["depth"] = depth
+        summary["beyond"] = {
+            name: (table == BEYOND).mean(axis=0).tolist() for name, table in tables.items()
+        }
+    return summary
 
 
 def compare(
@@ -95,6 +109,8 @@ def compare(
     bootstrap: int = 2000,
     randomisations: int = 5000,
     clusters: np.ndarray | None = None,
+    found: Mapping[str, np.ndarray] | None = None,
+    depth: int | None = None,
 ) -> list[Comparison]:
     r"""Tell which differences between agents are more than luck.
 
@@ -114,11 +130,13 @@ def compare(
         bootstrap: How many resamples.
         randomisations: How many sign-flips, R; no p-value is below 1 / (1 + R).
         clusters: What to resample and flip as a whole (E,), such as target ids.
+        found: As for `summarise`.
+        depth: As for `summarise`.
 
     Returns:
-        One row per pair, metric and turn.
+        One row per pair, metric and turn, but for means that are not known.
     """
-    tables = _checked(ranks, gallery_size)
+    tables = _checked(ranks, gallery_size, depth)
     chosen = list(combinations(tables, 2)) if pairs is None else list(pairs)
     for name in {name for pair in chosen for name in pair}:
         if name not in tables:
@@ -127,15 +145,19 @@ def compare(
     rows = {name: row for row, name in enumerate(tables)}
 
     # both statistics are linear, so each agent is resampled once and pairs only subtract
+    metrics = [*COMPARED_METRICS, *(["found"] if found else [])]
     stacked = np.stack(
-        [_columns(_per_dialog(table, gallery_size), COMPARED_METRICS) for table in tables.values()]
+        [
+            _columns(_per_dialog(tables, name, gallery_size, found, depth), metrics)
+            for name in tables
+        ]
     )  # (A, E, M)
     sums, sizes = _by_cluster(stacked, clusters)
     means = _resampled_means(sums, sizes, bootstrap, rng)  # (A, bootstrap, M)
     flipped = _sign_flipped_sums(sums, randomisations, rng)  # (A, randomisations, M)
 
-    found: list[Comparison] = []
-    grid = (len(COMPARED_METRICS), turns)
+    comparisons: list[Comparison] = []
+    grid = (len(metrics), turns)
     for a, b in chosen:
         i, j = rows[a], rows[b]
         difference = (stacked[i] - stacked[j]).mean(axis=0).reshape(grid)
@@ -144,8 +166,9 @@ def compare(
         # recalls are counts, so exact ties are common: rounding must not break them
         as_large = np.abs(flipped[i] - flipped[j]) >= observed - 1e-9
         p = ((1 + as_large.sum(axis=0)) / (1 + randomisations)).reshape(grid)
+        p[np.isnan(difference)] = np.nan  # sorted last, where Holm's rule leaves the others alone
         p_holm = holm(p)
-        found += [
+        comparisons += [
             {
                 "a": a,
                 "b": b,
@@ -157,10 +180,11 @@ def compare(
                 "p": float(p[m, turn]),
                 "p_holm": float(p_holm[m, turn]),
             }
-            for m, metric in enumerate(COMPARED_METRICS)
+            for m, metric in enumerate(metrics)
             for turn in range(turns)
+            if not np.isnan(difference[m, turn])
         ]
-    return found
+    return comparisons
 
 
 def holm(p: np.ndarray) -> Floats:
@@ -182,8 +206,10 @@ def holm(p: np.ndarray) -> Floats:
     return corrected
 
 
-def _checked(ranks: Mapping[str, np.ndarray], gallery_size: int) -> dict[str, Floats]:
-    """Rank tables as float64, all of one shape (E, T + 1) and within the gallery."""
+def _checked(
+    ranks: Mapping[str, np.ndarray], gallery_size: int, depth: int | None
+) -> dict[str, Floats]:
+    """Rank tables as float64, all of one shape (E, T + 1) and within the gallery, or beyond."""
     if not ranks:
         raise ValueError("there is nothing to report: `ranks` holds no agent.")
     tables = {name: np.asarray(table, dtype=np.float64) for name, table in ranks.items()}
@@ -194,7 +220,8 @@ def _checked(ranks: Mapping[str, np.ndarray], gallery_size: int) -> dict[str, Fl
                 f"ranks of {name!r} have shape {table.shape}, expected (dialogs, turns + 1), "
                 f"not empty and the same for all agents; the first one has {shape}."
             )
-        if not ((table >= 0) & (table <= gallery_size - 1)).all():
+        inside = (table >= 0) & (table <= gallery_size - 1)
+        if not (inside | ((table == BEYOND) & (depth is not None))).all():
             raise ValueError(
                 f"ranks of {name!r} must lie in [0, {gallery_size - 1}] for a gallery of "
                 f"{gallery_size} images: 0-based, and finite."
@@ -202,15 +229,27 @@ def _checked(ranks: Mapping[str, np.ndarray], gallery_size: int) -> dict[str, Fl
     return tables
 
 
-def _per_dialog(ranks: Floats, gallery_size: int) -> dict[str, Floats]:
-    """Every metric that is a mean over dialogs, before taking the mean: (E, T + 1) each."""
-    return {
+def _per_dialog(
+    tables: Mapping[str, Floats],
+    name: str,
+    gallery_size: int,
+    found: Mapping[str, np.ndarray] | None,
+    depth: int | None,
+) -> dict[str, Floats]:
+    """Every metric of an agent that is a mean over dialogs, before the mean: (E, T + 1) each."""
+    ranks = tables[name]
+    if found and found[name].shape != ranks.shape:
+        raise ValueError(
+            f"found of {name!r} has shape {found[name].shape}, expected {ranks.shape} as its ranks."
+        )
+    values = {
         "percentile": rank_percentile(ranks, gallery_size),
-        **{f"recall@{k}": recall_at_k(ranks, k) for k in (1, 5, 10)},
+        **{f"recall@{k}": recall_at_k(ranks, k, depth or 0) for k in (1, 5, 10)},
         "mrr": reciprocal_rank(ranks),
-        **{f"success@{k}": success_by_turn(ranks, k) for k in (1, 5, 10)},
+        **{f"success@{k}": success_by_turn(ranks, k, depth or 0) for k in (1, 5, 10)},
         "bri": best_log_rank_integral(ranks),
     }
+    return values | {"found": np.asarray(found[name], np.float64)} if found else values
 
 
 def _columns(values: Mapping[str, Floats], metrics: Sequence[str]) -> Floats:

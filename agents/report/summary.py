@@ -19,7 +19,7 @@ METRICS = (
 MEAN_METRICS = tuple(metric for metric in METRICS if metric != "median_rank")
 COMPARED_METRICS = ("percentile", "recall@1", "recall@5", "recall@10", "mrr", "bri")
 PLOTTED_METRICS = ("percentile", "recall@1", "recall@10", "bri")
-LOWER_IS_BETTER = ("median_rank", "bri")
+LOWER_IS_BETTER = ("median_rank", "bri", "repeats", "left")
 
 
 class Interval(TypedDict):
@@ -29,8 +29,15 @@ class Interval(TypedDict):
     high: list[float]
 
 
-class Summary(TypedDict):
-    """The benchmark's numbers, ready for JSON; every list runs over turns 0..T."""
+class Unranked(TypedDict, total=False):
+    """What is there where an index tells ranks down to a depth only."""
+
+    depth: int
+    beyond: dict[str, list[float]]  # agent -> share of dialogs whose rank is beyond the depth
+
+
+class Summary(Unranked):
+    """The benchmark's numbers; every list runs over turns 0..T. NaN: the ranks do not tell."""
 
     gallery_size: int
     dialogs: int

@@ -27,7 +27,15 @@ from retrieval.catalog.language import Language
 from retrieval.catalog.looks import MEASURES
 from retrieval.rendering.captions import DRAWS, MAX_WORDS, Chance
 
-__all__ = ["DRAWS", "MAX_WORDS", "Difference", "differences", "instruction", "product_caption"]
+__all__ = [
+    "DRAWS",
+    "MAX_WORDS",
+    "Difference",
+    "differences",
+    "instruction",
+    "product_caption",
+    "striking_product_caption",
+]
 
 
 class Difference(NamedTuple):
@@ -112,6 +120,27 @@ def product_caption(
         facts = [other for other in facts if _manner(language, other.column) != manner]
     sentence = " and ".join(spoken)
     return sentence if len(sentence.split()) <= MAX_WORDS else spoken[0]
+
+
+def striking_product_caption(
+    language: Language,
+    reference: np.ndarray,
+    target: np.ndarray,
+    draws: Sequence[float] | np.ndarray,
+) -> str:
+    """Name the most striking difference alone; chance decides the wording, not what is named.
+
+    Of equally striking differences it is the first in the order of the codes.
+
+    Args:
+        language, reference, target, draws: as for `product_caption`.
+    """
+    chance = Chance(draws)
+    facts = differences(language, reference, target)
+    if not facts:
+        return chance.pick(SAME)
+    fact = max(facts, key=lambda fact: fact.weight)
+    return _clause(language, fact, reference, target, chance)
 
 
 def instruction(language: Language, column: int, old: int, new: int) -> str:

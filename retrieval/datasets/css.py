@@ -71,6 +71,7 @@ def load_composed(
     query_look: str | None = None,
     size: int | None = None,
     skip_missing: bool = False,
+    encoder: str | None = None,
 ) -> ComposedSplit:
     """A split's pictures, labels and queries, as Vo et al. (CVPR 2019) use them.
 
@@ -88,9 +89,10 @@ def load_composed(
             border. By default they stay as they are (2D: 64 px), as published.
         skip_missing: leave out 3D pictures that are missing or cannot be decoded, and the
             queries that need them, and count both.
+        encoder: whose features a model on features reads; `extract_features` makes them.
 
     Raises:
-        FileNotFoundError: the archive or pictures are missing.
+        FileNotFoundError: the archive, pictures or features are missing.
         ValueError: an unknown split or look, or a file that is incomplete or contradicts itself.
     """
     for given in (look, query_look or look):
@@ -112,6 +114,9 @@ def load_composed(
     if lost := sum(len(mod["from"]) for mod in archive["mods"]) - len(queries):
         skipped["queries of such pictures"] = lost
 
+    features = None
+    if encoder is not None:
+        features = load_features(root, f"{look}_{split}", encoder, expected=count)[0][kept]
     is_train = split == "train"
     return ComposedSplit(
         dataset=f"css{look}",
@@ -124,6 +129,7 @@ def load_composed(
         sample=EditPairs(edits) if is_train else None,
         galleries={"all": np.arange(len(kept))},
         skipped=skipped,
+        features=features,
         query_pictures=None if asked is gallery else _rows(asked, kept),
     )
 

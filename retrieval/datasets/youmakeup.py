@@ -3,7 +3,8 @@
     train/train_steps.json, valid/valid_steps.json   one video per line: {video_id, step: {"1":
                                                      {startime, endtime, area, caption}, ...}}
     train/train_id, valid/valid_id                   one video id per line
-    frames/{video}_{start}_{end}/{video}_{frame}.jpg pictures of the step between two frames
+    {train_images,val_images,frames}/{video}_{start}_{end}/{video}_{frame}.jpg
+                                                     pictures of the step between two frames
 
 Wang et al., "YouMakeup: A Large-Scale Domain-Specific Multimodal Dataset for Fine-Grained
 Semantic Comprehension", EMNLP 2019; the queries are those of the baseline of the YouMakeup VQA
@@ -21,33 +22,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from retrieval.datasets.annotations import (
-    file_split,
-    read_json_lines,
-    read_lines,
-    rows_of,
-    value_of,
-    with_pictures,
-)
+from retrieval.datasets.annotations import file_split, rows_of, with_pictures
 from retrieval.datasets.base import ComposedSplit, Sampler
+from retrieval.datasets.mod_data import picture_folder, read_mod_data
+from retrieval.datasets.youmakeup_steps import SPLITS, Step, read_steps, usable_steps
+from retrieval.features import load_named_features
 from retrieval.gallery import Triplet
 
-SPLITS = {"train": "train", "test": "valid"}
-"""The baseline tests on the official validation videos, and so do we."""
 FRAMES = 10
 """Pictures kept of each step, its last ones."""
 TRAINED_FRAMES = 5
 """Training draws among the last five of them, so that looks vary but the step is done."""
 WITHOUT_FRAMES = "videos without the frames of all their steps"
-
-
-class Step(NamedTuple):
-    """One step of a video; times in seconds."""
-
-    start: int
-    end: int
-    areas: tuple[str, ...]
-    caption: str
 
 
 class Modification(NamedTuple):
@@ -66,8 +52,10 @@ def load_composed(
     skip_missing: bool = False,
     seed: int = 0,
     fit: str = "crop",
+    mod_data: Path | None = None,
+    encoder: str | None = None,
 ) -> ComposedSplit:
-    """A split with its pictures; its queries are those of `modifications`.
+    """A split with its pictures; its queries are those of `modifications`, or of a file.
 
     Queries go from the last frame of one step to the last frame of another. Training draws a
     modification, then one position among the last five frames, the same for both sides. The facts
@@ -82,6 +70,36 @@ def load_composed(
         seed: fixes which step sequences are taken; the baseline drew anew each time. A model and
             its test need no common seed, since models carry their own vocabulary.
         fit: "crop" or "squash", see `retrieval.pictures`.
+        mod_data: a folder with the baseline's mod_data.json, whose modifications are the queries
+            then; no annotations are needed.
+        encoder: whose extracted features (see `prepare_makeup --features`) come in place of
+            pictures.
+
+    Raises:
+        FileNotFoundError: annotations, frames or features are missing.
+        ValueError: an unknown split, or a file that is not whole.
+    """
+    file_split("youmakeup", split, SPLITS)
+    if mod_data is not None:
+        made = read_mod_data(root, mod_data, split)
+    else:
+        made = drawn_modifications(root, split, skip_missing, seed)
+    if encoder is not None:
+        vectors = load_named_features(root, features_part(split), encoder, made.names)
+        whole = replace(made, features=vectors)
+    else:
+        row_facts = ("sources", "targets")
+        whole = with_pictures(made, root, made.names, size, fit, skip_missing, row_facts)
+    return replace(whole, sample=sampler(whole))
+
+
+def drawn_modifications(
+    root: Path, split: str, skip_missing: bool = False, seed: int = 0
+) -> ComposedSplit:
+    """A split, without pictures, of modifications drawn from the annotations.
+
+    Args:
+        root, split, skip_missing, seed: as for `load_composed`.
 
     Raises:
         FileNotFoundError: annotations or frames are missing.
@@ -89,52 +107,19 @@ def load_composed(
     """
     steps = usable_steps(read_steps(root, split))
     annotated = list(steps)
-    frames, unmatched = match_frames(root, steps)
+    folder = str(picture_folder(root, split))
+    frames, unmatched = match_frames(root, steps, folder)
     if unmatched and (not skip_missing or len(unmatched) == len(annotated)):
         raise FileNotFoundError(
             f"{len(unmatched)} of {len(annotated)} videos lack the frames of their steps in "
-            f"{root / 'frames'}, the first is {unmatched[0]}; extract them again"
+            f"{root / folder}, the first is {unmatched[0]}; extract them with prepare_makeup"
             + ("" if len(unmatched) == len(annotated) else " or leave them out with --skip-missing")
         )
     kept = {video: steps[video] for video in annotated if video in frames}
     made = assemble(split, kept, frames, np.random.default_rng(seed))
     if unmatched:
         made = replace(made, skipped={WITHOUT_FRAMES: len(unmatched)})
-    row_facts = ("sources", "targets")
-    whole = with_pictures(made, root, made.names, size, fit, skip_missing, row_facts)
-    return replace(whole, sample=sampler(whole))
-
-
-def read_steps(root: Path, split: str) -> dict[str, tuple[Step, ...]]:
-    """Every step of the split's videos, in the order of the id list.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: an unknown split, or a file that is not whole.
-    """
-    part = file_split("youmakeup", split, SPLITS)
-    source = root / part / f"{part}_steps.json"
-    videos = {
-        value_of(entry, "video_id", source): tuple(
-            _step(step, source) for step in value_of(entry, "step", source).values()
-        )
-        for entry in read_json_lines(source)
-    }
-    ids = read_lines(root / part / f"{part}_id")
-    lost = [video for video in ids if video not in videos]
-    if lost:
-        raise ValueError(
-            f"{len(lost)} of {len(ids)} videos in {root / part} have no steps, the first is "
-            f"{lost[0]}; fetch annotations of one version"
-        )
-    return {video: videos[video] for video in ids}
-
-
-def usable_steps(steps: Mapping[str, Sequence[Step]]) -> dict[str, tuple[Step, ...]]:
-    """The videos' steps less those that end before they have begun: they show nothing."""
-    return {
-        video: tuple(step for step in own if step.end > step.start) for video, own in steps.items()
-    }
+    return made
 
 
 def modifications(
@@ -161,7 +146,7 @@ def modifications(
 
 
 def match_frames(
-    root: Path, steps: Mapping[str, Sequence[Step]]
+    root: Path, steps: Mapping[str, Sequence[Step]], folder: str = "frames"
 ) -> tuple[dict[str, list[list[str]]], list[str]]:
     """The last ten pictures of every step, and the videos whose pictures are not all there.
 
@@ -171,12 +156,12 @@ def match_frames(
     Returns:
         Files relative to `root` for each step of each complete video; the other videos.
     """
-    place = root / "frames"
+    place = root / folder
     folders: dict[str, list[tuple[int, int, str]]] = {}
-    for folder in place.iterdir() if place.is_dir() else ():
-        video, start, end = [*folder.name.rsplit("_", 2), "", ""][:3]
+    for found in place.iterdir() if place.is_dir() else ():
+        video, start, end = [*found.name.rsplit("_", 2), "", ""][:3]
         if start.isdigit() and end.isdigit():
-            folders.setdefault(video, []).append((int(start), int(end), folder.name))
+            folders.setdefault(video, []).append((int(start), int(end), found.name))
     matched, unmatched = {}, []
     for video, own in steps.items():
         shown = [_last_frames(place / name, video) for _, _, name in sorted(folders.get(video, ()))]
@@ -225,21 +210,49 @@ def assemble(
 
 
 def sampler(split: ComposedSplit) -> Sampler:
-    """The baseline's training rule: a modification, then one of the last five frames of both."""
+    """The baseline's training rule: a modification, then one of the last five frames of both.
+
+    Positions count from the end; of a step with fewer frames its first one stands for those that
+    are missing. Departure: the baseline's epoch has five draws for each modification, ours
+    (`Training.steps`) one for each image, so checkpoints lie closer together.
+    """
 
     def sample(rng: np.random.Generator, count: int) -> list[Triplet]:
         drawn = rng.integers(len(split.queries), size=count)
-        position = rng.integers(FRAMES - TRAINED_FRAMES, FRAMES, size=count)
+        from_end = FRAMES - rng.integers(FRAMES - TRAINED_FRAMES, FRAMES, size=count)
         return [
             Triplet(
-                split.facts[query]["sources"][at],
+                _last(split.facts[query]["sources"], at),
                 split.queries[query].caption,
-                split.facts[query]["targets"][at],
+                _last(split.facts[query]["targets"], at),
             )
-            for query, at in zip(drawn, position, strict=True)
+            for query, at in zip(drawn, from_end, strict=True)
         ]
 
     return sample
+
+
+def step_ends(split: ComposedSplit) -> list[list[int]]:
+    """For each video the rows of the last frames of its steps, in order of time."""
+    last: dict[str, dict[tuple[int, int], tuple[int, int]]] = {}
+    for row, name in enumerate(split.names):
+        *_, folder, file = name.split("/")
+        video, start, end = folder.rsplit("_", 2)
+        frame = int(file.removeprefix(f"{video}_").partition(".")[0])
+        step = last.setdefault(video, {})
+        bounds = (int(start), int(end))
+        step[bounds] = max(step.get(bounds, (-1, -1)), (frame, row))
+    return [[own[bounds][1] for bounds in sorted(own)] for own in last.values()]
+
+
+def features_part(split: str) -> str:
+    """What extracted features of a split are filed under."""
+    return f"youmakeup_{split}"
+
+
+def _last(rows: Sequence[int], from_end: int) -> int:
+    """A step's row so many from the end (1: the last), or its first."""
+    return rows[-min(from_end, len(rows))]
 
 
 def _sequences(count: int, length: int, rng: np.random.Generator) -> list[tuple[int, ...]]:
@@ -247,23 +260,6 @@ def _sequences(count: int, length: int, rng: np.random.Generator) -> list[tuple[
     total = comb(count, length)
     chosen = set(rng.choice(total, size=min(total, count), replace=False).tolist())
     return [it for at, it in enumerate(combinations(range(count), length)) if at in chosen]
-
-
-def _step(entry: Mapping[str, Any], source: Path) -> Step:
-    start, end, areas, caption = (
-        value_of(entry, field, source) for field in ("startime", "endtime", "area", "caption")
-    )
-    return Step(_seconds(start, source), _seconds(end, source), tuple(areas), caption)
-
-
-def _seconds(time: str, source: Path) -> int:
-    try:
-        hours, minutes, seconds = (int(part) for part in time.split(":"))
-    except ValueError as error:
-        raise ValueError(
-            f"expected times like 00:01:37 in {source}, got {time!r}; fetch it again"
-        ) from error
-    return 3600 * hours + 60 * minutes + seconds
 
 
 def _last_frames(folder: Path, video: str) -> list[str]:
@@ -274,4 +270,4 @@ def _last_frames(folder: Path, video: str) -> list[str]:
         if (number := file.stem.removeprefix(f"{video}_")).isdigit()
     )
     shown = numbers[-FRAMES:]
-    return [f"frames/{folder.name}/{video}_{number}.jpg" for number in shown]
+    return [f"{folder.parent.name}/{folder.name}/{video}_{number}.jpg" for number in shown]

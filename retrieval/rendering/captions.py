@@ -144,6 +144,27 @@ def relative_caption(
     return sentence if len(sentence.split()) <= MAX_WORDS else clauses[0]
 
 
+def striking_caption(
+    reference: np.ndarray,
+    target: np.ndarray,
+    draws: Sequence[float] | np.ndarray,
+    look: str = "3d",
+) -> str:
+    """Name the most striking difference alone; chance decides the wording, not what is named.
+
+    Of equally striking differences it is the first: cells in reading order, then counts.
+
+    Args:
+        reference, target, draws, look: as for `relative_caption`.
+    """
+    chance = Chance(draws)
+    facts = differences(reference, target)
+    if not facts:
+        return chance.pick(TEMPLATES["same"])
+    fact = max(facts, key=lambda fact: fact.weight)
+    return _clause(fact, reference, target, chance, NOUNS[look], brief=False)
+
+
 def _clause(
     fact: Difference,
     reference: np.ndarray,

@@ -305,7 +305,7 @@ def test_collapsed_embeddings_score_chance(scenes: Dialog) -> None:
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_scores_that_are_not_finite_are_an_error(value: float, scenes: Dialog) -> None:
     target, reference = evaluation_pairs(64, 8, seed=0)
-    with pytest.raises(ValueError, match="scores are not finite"):
+    with pytest.raises(ValueError, match="queries are not finite"):
         run_dialogs(scenes, Collapsed(64, value), target, reference)
 
 

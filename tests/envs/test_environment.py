@@ -356,6 +356,7 @@ BY_HAND = {
     "log_rank_gain": lambda before, after, found: math.log2((1 + before) / (1 + after)),
     "reciprocal_rank": lambda before, after, found: 1 / (1 + after),
     "hit": lambda before, after, found: float(found),
+    "early_hit": lambda before, after, found: found / 3,  # found at the third turn
 }
 
 

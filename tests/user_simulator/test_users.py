@@ -189,7 +189,7 @@ def test_a_share_is_between_nothing_and_all(probability):
 
 def test_the_neural_user_is_loaded_when_asked_for():
     assert user_simulator.NeuralUser is NeuralUser
-    assert set(USERS) == {"attribute", "neural"}
+    assert set(USERS) == {"attribute", "neural", "striking"}
     with pytest.raises(AttributeError, match="no attribute 'Nobody'"):
         _ = user_simulator.Nobody
 

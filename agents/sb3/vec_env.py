@@ -1,20 +1,13 @@
-"""Stable-Baselines3: the batch environment as its VecEnv, and its saved models as agents."""
+"""The batch environment as the VecEnv of Stable-Baselines3."""
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import stable_baselines3
-from gymnasium import spaces
-from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from envs.actions import ActionMode
 from envs.dialog import Observation
 from envs.vector import DialogRetrievalVectorEnv
 
@@ -95,65 +88,3 @@ class DialogVecEnv(VecEnv):
             for key, values in table.items()
             if not key.startswith(("_", "final_")) and table[f"_{key}"][row]
         }
-
-
-class SB3Agent:
-    """A trained Stable-Baselines3 model as an agent, whatever its action space.
-
-    Args:
-        model: trained on a dialog environment.
-        gallery_size: N, for models that choose images by number.
-
-    Raises:
-        ValueError: the model chooses images of a gallery of another size.
-    """
-
-    def __init__(self, model: BaseAlgorithm, gallery_size: int):
-        self.model = model
-        space = model.action_space
-        if not isinstance(space, spaces.Discrete):
-            self.mode = ActionMode("query")
-        elif "candidates" in getattr(model.observation_space, "spaces", {}):
-            self.mode = ActionMode("candidate", int(space.n))
-        elif int(space.n) == gallery_size:
-            self.mode = ActionMode("image")
-        else:
-            raise ValueError(
-                f"the model chooses among {space.n} images, this gallery has {gallery_size}; "
-                "train it with action='query' or 'candidate' to play on another gallery"
-            )
-
-    def predict(
-        self,
-        observation: Observation,
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = True,
-    ) -> tuple[np.ndarray, Any]:
-        """The model's own actions and state."""
-        return self.model.predict(
-            observation,
-            state=state,
-            episode_start=episode_start,
-            deterministic=deterministic,
-        )
-
-
-def load_sb3(path: Path, gallery_size: int) -> SB3Agent:
-    """A model saved by Stable-Baselines3. Its format can run code: load only what you trust.
-
-    Raises:
-        ValueError: the file is not such a model.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            policy = json.loads(archive.read("data"))["policy_class"]
-        described = json.dumps(policy)
-        names = {"sac": "SAC", "td3": "TD3", "dqn": "DQN"}
-        name = next((cls for key, cls in names.items() if f".{key}." in described), "PPO")
-        model = getattr(stable_baselines3, name).load(path, device="cpu")
-    except Exception as error:
-        raise ValueError(
-            f"{path} is not a model that Stable-Baselines3 saved ({type(error).__name__}: {error})"
-        ) from error
-    return SB3Agent(model, gallery_size)

@@ -1,0 +1,1 @@
+"""Five short programs to begin with; each runs as `python -m examples.NAME`."""
