@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from agents.chances import gumbel
 from agents.supervised import (
     Step,
     Training,
@@ -169,12 +170,8 @@ def scores(agent: DialogTracker, query: Tensor, candidates: np.ndarray, features
 def choose(
     logits: Tensor, count: int, is_greedy: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Columns (B, k) to show: the k best in the greedy rows, drawn without replacement elsewhere.
-
-    The k largest of logits with Gumbel noise are such a draw (Yellott, "The relationship between
-    Luce's choice axiom, Thurstone's theory ...", J. Math. Psychology 1977).
-    """
-    noise = -np.log(-np.log(rng.uniform(1e-12, 1.0, logits.shape)))
+    """Columns (B, k) to show: the k best in greedy rows, drawn without replacement elsewhere."""
+    noise = gumbel(tuple(logits.shape), rng)
     keys = logits.detach().numpy() + np.where(is_greedy[:, None], 0.0, noise)
     return np.argsort(-keys, axis=1, kind="stable")[:, :count]
 

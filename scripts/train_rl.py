@@ -37,6 +37,10 @@ class Args(DialogArgs):
     """Roll-outs per candidate; more than one pays with users who sample or slip."""
     depth: int = 0
     """Turns played in a roll-out at most; 0 plays to the end of the dialog."""
+    outcome: str = "turns"
+    """What a roll-out is worth: `turns` (all its turns) or `end` (its last)."""
+    pool: int = 0
+    """Half of the candidates are drawn from so many nearest images; 0 takes the nearest K."""
     weight: float = 0.3
     """Weight of the improved or self-critical policy loss beside the supervised loss."""
     loss: str | None = None
@@ -83,7 +87,8 @@ def train(args: Args) -> None:
     import torch
 
     from agents.checkpoints import load_checkpoint
-    from agents.policy_improvement import Improvement, freeze_images, improve_epoch, target_copy
+    from agents.look_ahead import Improvement
+    from agents.policy_improvement import freeze_images, improve_epoch, target_copy
     from agents.self_critical import SelfCritical, self_critical_epoch
     from agents.session import run_epochs, starting_point
     from agents.supervised import Step, Training
@@ -93,7 +98,7 @@ def train(args: Args) -> None:
         raise unknown("method", args.method, METHODS)
     policy = Improvement(
         args.improvement, args.top_k, args.tau, args.neg_num, args.rollouts, args.weight,
-        args.depth,
+        args.depth, args.outcome, args.pool,
     )  # fmt: skip
     by_chance = SelfCritical(args.top_k, args.samples, weight=args.weight)
     dialog = dialog_of(args, "train", args.train_turns)

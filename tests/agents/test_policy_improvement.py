@@ -3,18 +3,17 @@
 import copy
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from agents.look_ahead import Improvement, Players, look_ahead, propose
 from agents.policy_improvement import (
-    Improvement,
-    Players,
     candidate_loss,
     freeze_images,
     improve_epoch,
-    look_ahead,
     published_loss,
     target_copy,
 )
@@ -71,7 +70,8 @@ def slow_look_ahead(
     target: DialogTracker,
     dialog: Dialog,
     state: DialogState,
-    candidates: np.ndarray,
+    slates: np.ndarray,
+    asked: np.ndarray,
     memory: torch.Tensor,
     turns: int,
     policy: Improvement,
@@ -79,21 +79,27 @@ def slow_look_ahead(
 ) -> np.ndarray:
     """Every candidate of every dialog on its own, by `predict` and the rules of the dialog."""
     rng = np.random.default_rng(seed)
-    score = np.zeros(candidates.shape)
+    score = np.zeros(slates.shape[:2])
     for _ in range(policy.rollouts):
         blocks = [rng.random((BATCH, size)) for _ in range(turns) for size in (2, DRAWS)]
         for b in range(BATCH):
-            for k in range(candidates.shape[1]):
+            for k in range(slates.shape[1]):
                 draws, recalled = Row(blocks, b), memory[b : b + 1]
-                one = dialog.show_image(state.rows(np.array([b])), candidates[b, k : k + 1])
+                one = dialog.show_slate(
+                    state.rows(np.array([b])), slates[b, k][None], asked[b : b + 1]
+                )
+                each = []
                 for _ in range(turns):
                     if policy.form == "improved" and one.found[0]:
-                        break  # the target is on show: nothing more can go wrong
-                    one = dialog.listen(one, draws)
-                    query, recalled = target.predict(dialog.observe(one), recalled)
-                    one = dialog.show(one, query)
+                        each.append(0.0)  # the target is on show: nothing more can go wrong
+                        continue
+                    if not dialog.left(one)[0]:  # else nobody is there to go on
+                        one = dialog.listen(one, draws)
+                        query, recalled = target.predict(dialog.observe(one), recalled)
+                        one = dialog.show(one, query)
                     rank = float(one.rank[0])
-                    score[b, k] += rank if policy.form == "published" else math.log2(1 + rank)
+                    each.append(rank if policy.form == "published" else math.log2(1 + rank))
+                score[b, k] += sum(each) if policy.outcome == "turns" else each[-1]
     return score
 
 
@@ -104,14 +110,14 @@ def test_a_shown_target_ends_the_outcome_and_depth_bounds_it(
     dialog = scenes.with_(index=target.index(scenes.gallery.features))
     images = np.arange(2 * BATCH).reshape(2, BATCH)
     state = dialog.listen(dialog.start(*images), np.random.default_rng(0))
-    _, memory = target.predict(dialog.observe(state))
-    candidates = np.column_stack([images[0], images[1], images[1] + 2 * BATCH])
+    asked, memory = target.predict(dialog.observe(state))
+    candidates = np.column_stack([images[0], images[1], images[1] + 2 * BATCH])[:, :, None]
     players = Players(start["tracker"], target, dialog)
 
     def outcome(depth: int, turns_left: int, form: str = "improved") -> np.ndarray:
         policy = Improvement(form, 3, depth=depth)
         rng = np.random.default_rng(3)
-        return look_ahead(players, state, candidates, memory, turns_left, policy, rng)
+        return look_ahead(players, state, candidates, asked, memory, turns_left, policy, rng)
 
     assert (outcome(0, 3)[:, 0] == 0).all() and (outcome(0, 3)[:, 1:] > 0).any()
     assert (outcome(0, 3, "published")[:, 0] > 0).any()
@@ -120,37 +126,123 @@ def test_a_shown_target_ends_the_outcome_and_depth_bounds_it(
     assert (outcome(1, 3) < outcome(0, 3)).any()
 
 
-@pytest.mark.parametrize("rollouts", [1, 2])
-@pytest.mark.parametrize(("name", "form"), [("tracker", "improved"), ("published", "published")])
+@pytest.mark.parametrize(
+    ("name", "policy", "play"),
+    [
+        ("tracker", Improvement(), {}),
+        ("tracker", Improvement(rollouts=2, outcome="end"), {}),
+        ("tracker", Improvement(pool=12), {"slate": 3, "never_repeat": True}),
+        ("tracker", Improvement(outcome="end"), {"patience": 1}),
+        ("published", Improvement("published", rollouts=2), {}),
+    ],
+)
 def test_look_ahead_is_the_slow_loop(
-    name: str, form: str, rollouts: int, scenes: Dialog, start: dict[str, DialogTracker]
+    name: str,
+    policy: Improvement,
+    play: dict[str, Any],
+    scenes: Dialog,
+    start: dict[str, DialogTracker],
 ) -> None:
     target = target_copy(start[name])
     size = len(scenes.gallery)
     dialog = scenes.with_(
-        index=target.index(scenes.gallery.features), user=NoisyUser(scenes.user, 0.4, size)
+        index=target.index(scenes.gallery.features), user=NoisyUser(scenes.user, 0.4, size), **play
     )
     rng = np.random.default_rng(0)
     images = rng.permutation(size)[: 2 * BATCH].reshape(2, BATCH)
     state = dialog.listen(dialog.start(*images), rng)
     query, memory = target.predict(dialog.observe(state))
-    candidates = dialog.index.search(query, 4)
     players = Players(start[name], target, dialog)
-    policy = Improvement(form, 4, rollouts=rollouts)
+    slates = propose(players, state, query, policy, rng)
     for turns_left in (2, 1):
         fast = look_ahead(
-            players, state, candidates, memory, turns_left, policy, np.random.default_rng(8)
+            players, state, slates, query, memory, turns_left, policy, np.random.default_rng(8)
         )
         slow = slow_look_ahead(
-            target, dialog, state, candidates, memory, turns_left, policy, seed=8
+            target, dialog, state, slates, query, memory, turns_left, policy, seed=8
         )
         assert fast.shape == (BATCH, 4)
         assert (np.ptp(slow, axis=1) > 0).any()
         np.testing.assert_allclose(fast, slow, atol=1e-6)
 
     # the last turn of a dialog: one extra turn, so that there is an outcome
-    extra = look_ahead(players, state, candidates, memory, 0, policy, np.random.default_rng(8))
+    extra = look_ahead(players, state, slates, query, memory, 0, policy, np.random.default_rng(8))
     np.testing.assert_array_equal(extra, fast)
+
+
+def test_who_lost_patience_keeps_the_rank_for_all_turns_that_are_missing(
+    scenes: Dialog, start: dict[str, DialogTracker]
+) -> None:
+    """Showing the same image again loses users who leave after one turn without progress."""
+    target = target_copy(start["tracker"])
+    dialog = scenes.with_(index=target.index(scenes.gallery.features), patience=1)
+    state = dialog.listen(
+        dialog.start(np.arange(BATCH), np.arange(BATCH) + 20), np.random.default_rng(0)
+    )
+    asked, memory = target.predict(dialog.observe(state))
+    again = np.repeat(state.reference[:, None, None], 2, axis=1)  # (B, 2, 1)
+    score = look_ahead(
+        Players(target, target, dialog), state, again, asked, memory, 4, Improvement(),
+        np.random.default_rng(0),
+    )  # fmt: skip
+    rank = dialog.index.rank(asked, state.target)
+    np.testing.assert_allclose(score[:, 0], 4 * np.log2(1 + rank))
+
+
+# what is looked ahead from
+
+
+def test_one_image_at_a_time_the_nearest_are_proposed(
+    scenes: Dialog, start: dict[str, DialogTracker]
+) -> None:
+    players, state, asked = asking(scenes, start)
+    slates = propose(players, state, asked, Improvement(top_k=5), np.random.default_rng(0))
+    assert slates.tolist() == players.ahead.index.search(asked, 5)[:, :, None].tolist()
+
+
+def test_candidates_beyond_the_nearest_come_from_the_pool(
+    scenes: Dialog, start: dict[str, DialogTracker]
+) -> None:
+    players, state, asked = asking(scenes, start)
+    near = players.ahead.index.search(asked, 20)
+    seen = set()
+    for seed in range(40):
+        policy = Improvement(top_k=5, pool=20)
+        slates = propose(players, state, asked, policy, np.random.default_rng(seed))
+        assert (slates[:, :3, 0] == near[:, :3]).all()
+        for row, beyond in enumerate(slates[:, 3:, 0]):
+            assert len(set(beyond)) == 2 and set(beyond) <= set(near[row, 3:])
+        seen |= set(slates[0, 3:, 0])
+    assert len(seen) > 4
+
+
+def test_slates_are_greedy_once_then_drawn_and_never_shown_before(
+    scenes: Dialog, start: dict[str, DialogTracker]
+) -> None:
+    players, state, asked = asking(scenes, start, slate=3, never_repeat=True)
+    free = [
+        [image for image in players.ahead.index.search(asked[[row]], 40)[0]
+         if image != state.reference[row]]
+        for row in range(BATCH)
+    ]  # fmt: skip
+    slates = propose(players, state, asked, Improvement(top_k=6), np.random.default_rng(0))
+    assert slates.shape == (BATCH, 6, 3)
+    for row in range(BATCH):
+        assert slates[row, 0].tolist() == free[row][:3]
+        for slate in slates[row]:
+            assert len(set(slate)) == 3 and set(slate) <= set(free[row][:24])
+    assert len({tuple(slate) for slate in slates[0]}) > 2
+
+
+def asking(
+    scenes: Dialog, start: dict[str, DialogTracker], **play: Any
+) -> tuple[Players, DialogState, np.ndarray]:
+    """Dialogs whose users have spoken, and what the tracker asks for."""
+    target = target_copy(start["tracker"])
+    dialog = scenes.with_(index=target.index(scenes.gallery.features), **play)
+    state = dialog.start(np.arange(BATCH), np.arange(BATCH) + 20)
+    state = dialog.listen(state, np.random.default_rng(0))
+    return Players(target, target, dialog), state, target.predict(dialog.observe(state))[0]
 
 
 def test_a_repeated_candidate_has_the_same_outcome(
@@ -162,9 +254,10 @@ def test_a_repeated_candidate_has_the_same_outcome(
         index=target.index(scenes.gallery.features), user=NoisyUser(scenes.user, 0.5, 64)
     )
     state = noisy.start(np.arange(BATCH), np.arange(BATCH) + 20)
-    candidates = np.full((BATCH, 3), 40)
+    candidates = np.full((BATCH, 3, 1), 40)
+    asked = noisy.index.query_of(state.reference)
     score = look_ahead(
-        Players(target, target, noisy), state, candidates, None, 3, Improvement(),
+        Players(target, target, noisy), state, candidates, asked, None, 3, Improvement(),
         np.random.default_rng(0),
     )  # fmt: skip
     assert np.ptp(score, axis=1).max() == 0
@@ -216,7 +309,8 @@ def test_candidate_loss_is_the_loop(
     agent = start[name]
     features = torch.from_numpy(scenes.gallery.features)
     rng = np.random.default_rng(1)
-    candidates = np.stack([rng.permutation(len(features))[:4] for _ in range(BATCH)])
+    candidates = np.stack([rng.permutation(len(features))[:8] for _ in range(BATCH)])
+    candidates = candidates.reshape(BATCH, 4, 2)  # slates of two
     score = rng.random((BATCH, 4)) * 5
     score[2] = 1.5  # nothing to learn from equal outcomes
     query = torch.randn(BATCH, agent.dim, generator=torch.Generator().manual_seed(0))
@@ -229,10 +323,8 @@ def test_candidate_loss_is_the_loop(
     each = []
     for b in range(BATCH):
         at = query[b].double().detach().numpy()
-        if name == "published":
-            logits = [-scale * ((at - points[image]) ** 2).sum() for image in candidates[b]]
-        else:
-            logits = [scale * (at @ points[image]) for image in candidates[b]]
+        alike = -((at - points) ** 2).sum(1) if name == "published" else points @ at
+        logits = [scale * (alike[one] + alike[other]) for one, other in candidates[b]]
         label = min(range(4), key=lambda k: score[b, k])
         logsum = math.log(sum(math.exp(logit - max(logits)) for logit in logits)) + max(logits)
         each.append(logsum - logits[label])
@@ -252,7 +344,7 @@ def test_candidate_loss_of_equal_outcomes_alone_is_zero(
 ) -> None:
     features = torch.from_numpy(scenes.gallery.features)
     query = torch.randn(2, start["tracker"].dim)
-    candidates = np.array([[1, 2], [3, 4]])
+    candidates = np.array([[[1], [2]], [[3], [4]]])
     loss = candidate_loss(start["tracker"], query, candidates, np.ones((2, 2)), features)
     assert loss.item() == 0
 
@@ -288,7 +380,9 @@ def by_hand(
         candidates = ahead.index.search(proposal, policy.top_k)
         players = Players(agent, target, ahead)
         left = how.turns - (turn + 1)
-        score = look_ahead(players, state, candidates, target_memory, left, policy, rng)
+        score = look_ahead(
+            players, state, candidates[:, :, None], proposal, target_memory, left, policy, rng
+        )
         best = np.array([row[np.argmin(s)] for row, s in zip(candidates, score, strict=True)])
         wins.append(np.mean([row[0] == image for row, image in zip(candidates, best, strict=True)]))
         asked = agent.asked(query.detach()).numpy()
@@ -308,7 +402,7 @@ def by_hand(
             same = torch.from_numpy(state.target[:, None] == images[None])
             logits[same & ~torch.eye(*same.shape, dtype=torch.bool)] = -torch.inf
             supervised = -logits.log_softmax(1).diagonal().mean()
-        chosen = candidate_loss(agent, query, candidates, score, features)
+        chosen = candidate_loss(agent, query, candidates[:, :, None], score, features)
         losses.append(supervised + policy.weight * chosen)
         state = own.show(state, asked)  # the dialog goes on with the learner's own choice
     total = sum(losses)
@@ -408,3 +502,35 @@ def test_bad_settings_are_named() -> None:
         Improvement(top_k=1)
     with pytest.raises(ValueError, match="a depth of 0 or more, got 4, 0 and 0"):
         Improvement(rollouts=0)
+    with pytest.raises(ValueError, match="unknown outcome 'turn'. Did you mean 'turns'"):
+        Improvement(outcome="turn")
+    with pytest.raises(ValueError, match="a pool of at least the 4 candidates, or 0, got 3"):
+        Improvement(pool=3)
+
+
+def test_the_published_form_shows_no_slates(
+    scenes: Dialog, start: dict[str, DialogTracker]
+) -> None:
+    agent = start["published"]
+    with pytest.raises(ValueError, match="use the improved one for slates"):
+        next(improve_epoch(
+            agent, agent, scenes.with_(slate=2), torch.optim.SGD(agent.parameters()), 0,
+            Training(), Improvement("published"),
+        ))  # fmt: skip
+
+
+def test_an_epoch_over_slates_raises_the_winners(
+    scenes: Dialog, start: dict[str, DialogTracker]
+) -> None:
+    """With the policy loss alone (its weight is huge), winners rise among the candidates."""
+    dialog = scenes.with_(slate=2, never_repeat=True)
+    agent = copy.deepcopy(start["tracker"])
+    how = Training(BATCH, BATCH, TURNS, seed=4)
+    optimizer = torch.optim.SGD(agent.parameters(), lr=1e-3)
+    (step,) = improve_epoch(
+        agent, target_copy(agent), dialog, optimizer, 0, how, Improvement(weight=50.0)
+    )
+    (again,) = improve_epoch(
+        agent, target_copy(start["tracker"]), dialog, optimizer, 0, how, Improvement(weight=50.0)
+    )
+    assert again.loss < step.loss

@@ -21,7 +21,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents import session
 from agents.checkpoints import load_checkpoint
-from agents.policy_improvement import Improvement, freeze_images, improve_epoch, target_copy
+from agents.look_ahead import Improvement
+from agents.policy_improvement import freeze_images, improve_epoch, target_copy
 from agents.supervised import Training
 from envs.factory import make_dialog
 from retrieval.index import ExactIndex
