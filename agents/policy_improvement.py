@@ -22,6 +22,7 @@ from agents.supervised import (
 )
 from agents.tracker import DialogTracker
 from envs.dialog import Dialog
+from retrieval import distributed
 from retrieval.losses import squared_distance
 
 
@@ -74,7 +75,9 @@ def improve_epoch(
         raise ValueError(
             "the published form shows one image per turn; use the improved one for slates"
         )
+    distributed.share(agent)
     rng = epoch_rng(how.seed, epoch)
+    draws = distributed.own_draws(rng)
     features = torch.from_numpy(dialog.gallery.features)
     short = dialog.with_(max_turns=how.turns)
     players = Players(agent, target, short.with_(index=live_index(target, features)))
@@ -87,29 +90,32 @@ def improve_epoch(
         losses, agreed, ranks = [], [], [state.rank]
         for turn in range(how.turns):
             # Both networks hear the user; the target network proposes.
-            state = short.listen(state, rng)
+            state = short.listen(state, draws)
             ids = token_ids(short, state)
             shown = features[state.reference]
             query, memory = agent.respond(agent.embed(shown), ids, memory)
             with torch.no_grad():
                 proposal, target_memory = target.respond(target.embed(shown), ids, target_memory)
             asked = target.asked(proposal).numpy()
-            candidates = propose(players, state, asked, policy, rng)  # (B, K, k)
+            candidates = propose(players, state, asked, policy, draws)  # (B, K, k)
 
             # Look ahead from each candidate; the best outcome is the label.
             score = look_ahead(
-                players, state, candidates, asked, target_memory, how.turns - turn - 1, policy, rng
-            )  # (B, K), smaller is better
+                players, state, candidates, asked, target_memory, how.turns - turn - 1, policy,
+                draws,
+            )  # (B, K), smaller is better  # fmt: skip
             winner = score.argmin(axis=1)
 
             # Learn to ask for it, without forgetting the target.
             if policy.form == "published":
                 best = candidates[np.arange(len(winner)), winner, 0]
-                losses.append(published_loss(agent, query, best, goal, features, policy, rng))
+                losses.append(published_loss(agent, query, best, goal, features, policy, draws))
                 after = live.show_image(state, best)
                 ranks.append(live.index.rank(agent.asked(query.detach()).numpy(), state.target))
             else:
-                regularizer = supervised_loss(agent, query, goal, state, features, how, rng)
+                regularizer = supervised_loss(
+                    agent, query, goal, state, features, how, draws, live.index
+                )
                 chosen = candidate_loss(agent, query, candidates, score, features)
                 losses.append(regularizer + policy.weight * chosen)
                 after = live.show(state, agent.asked(query.detach()).numpy())
@@ -121,10 +127,12 @@ def improve_epoch(
         loss = total.sum() if policy.form == "published" else total.mean()
         optimizer.zero_grad()
         loss.backward()
+        distributed.average_gradients(agent)
         torch.nn.utils.clip_grad_norm_(agent.parameters(), 5.0)
         optimizer.step()
-        parts = {"first_candidate_wins": float(np.mean(agreed))}
-        yield Step(batch, loss.item(), np.stack(ranks, axis=1), parts)
+        mean, agreed_mean = distributed.average(loss.item(), float(np.mean(agreed)))
+        parts = {"first_candidate_wins": agreed_mean}
+        yield Step(batch, mean, distributed.gather_array(np.stack(ranks, axis=1)), parts)
 
 
 def candidate_loss(
@@ -142,7 +150,8 @@ def candidate_loss(
     label = torch.from_numpy(score.argmin(axis=1))
     told = torch.from_numpy(score.max(axis=1) > score.min(axis=1)).float()
     each = F.cross_entropy(logits, label, reduction="none")
-    return (each * told).sum() / told.sum().clamp(min=1.0)
+    mean = (each * told).sum() / told.sum().clamp(min=1.0)
+    return distributed.weight(told.sum().item()) * mean
 
 
 def published_loss(

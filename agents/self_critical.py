@@ -23,6 +23,7 @@ from agents.supervised import (
 )
 from agents.tracker import DialogTracker
 from envs.dialog import Dialog, DialogState
+from retrieval import distributed
 from user_simulator.base import SharedDraws
 
 
@@ -95,23 +96,28 @@ def self_critical_epoch(
             f"expected at least {dialog.slate} images to choose a slate of {dialog.slate} from, "
             f"got top_k={policy.top_k}"
         )
+    distributed.share(agent)
     rng = epoch_rng(how.seed, epoch)
+    draws = distributed.own_draws(rng)
     features = torch.from_numpy(dialog.gallery.features)
     for batch in range(how.batches):
         agent.train()
         live = dialog.with_(index=live_index(agent, features), max_turns=how.turns)
-        play = play_groups(agent, live, start_batch(live, how.batch_size, rng), how, policy, rng)
-        advantage = advantages(play.gains, 1 + policy.samples)  # (B (1 + S), T)
+        play = play_groups(agent, live, start_batch(live, how.batch_size, rng), how, policy, draws)
+        gains = distributed.gather_array(play.gains)  # (B (1 + S), T)
+        advantage = advantages(gains, 1 + policy.samples)[distributed.own_rows(len(gains))]
         gradient = -(torch.from_numpy(advantage).float() * play.chances).mean()
         loss = play.supervised + policy.weight * gradient
         optimizer.zero_grad()
         loss.backward()
+        distributed.average_gradients(agent)
         torch.nn.utils.clip_grad_norm_(agent.parameters(), 5.0)
         optimizer.step()
-        grouped = play.gains.sum(1).reshape(how.batch_size, -1)
+        grouped = gains.sum(1).reshape(how.batch_size, -1)
         by_chance = float((grouped[:, 1:].mean(1) - grouped[:, 0]).mean())
-        greedy = play.ranks[:: 1 + policy.samples]
-        yield Step(batch, loss.item(), greedy, {"gain_of_chance": by_chance})
+        greedy = distributed.gather_array(play.ranks)[:: 1 + policy.samples]
+        (mean,) = distributed.average(loss.item())
+        yield Step(batch, mean, greedy, {"gain_of_chance": by_chance})
 
 
 def play_groups(
@@ -136,7 +142,8 @@ def play_groups(
         state = dialog.listen(state, shared)
         reference = agent.embed(features[state.reference])
         query, memory = agent.respond(reference, token_ids(dialog, state), memory)
-        losses.append(supervised_loss(agent, query, goal, state, features, how, rng))
+        loss = supervised_loss(agent, query, goal, state, features, how, rng, dialog.index)
+        losses.append(loss)
         asked = agent.asked(query.detach()).numpy()
         offered = dialog.search(state, asked, policy.top_k)  # (B, K)
         logits = scores(agent, query, offered, features) / policy.temperature

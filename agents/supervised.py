@@ -10,15 +10,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from agents.tracker import DialogTracker
 from envs.dialog import CAPTION_LENGTH, Dialog, DialogState, draw_pair
+from retrieval import distributed
 from retrieval.errors import unknown
 from retrieval.gallery import Gallery, Triplet
-from retrieval.index import ExactIndex
+from retrieval.index import ExactIndex, Index
 from retrieval.losses import in_batch_softmax, triplet_hinge
 
-LOSSES = ("in_batch", "triplet")
+LOSSES = ("in_batch", "hard_negatives", "gallery", "triplet")
 WARM_UP = 1_000_000  # its place among the epochs, as far as chance is concerned
 WARM_UP_BATCH = 64
 
@@ -28,11 +30,12 @@ class Training:
     """What both ways of training share.
 
     Args:
-        batch_size: dialogs advanced together (B).
+        batch_size: dialogs advanced together (B), by all processes (`retrieval.distributed`).
         dialogs_per_epoch: dialogs in an epoch; batches are never cut short.
         turns: T of training dialogs.
-        loss: "in_batch" (softmax over the batch's targets and images on show, learned scale) or
-            "triplet" (published: one random negative).
+        loss: "in_batch" (softmax over the batch's targets and images on show, learned scale),
+            "hard_negatives" (over these and the wrong image nearest to each query), "gallery"
+            (over all images) or "triplet" (published: one random negative).
         margin: of the triplet loss.
         seed: fixes the dialogs, the users' words and dropout, epoch by epoch.
     """
@@ -85,7 +88,9 @@ def pretrain_epoch(
     place of the triplet hinge, with the images on show as further negatives; the gallery is
     embedded once per batch without gradient, which the choice of the next image does not need.
     """
+    distributed.share(agent)
     rng = epoch_rng(how.seed, epoch)
+    draws = distributed.own_draws(rng)
     features = torch.from_numpy(dialog.gallery.features)
     for batch in range(how.batches):
         agent.train()
@@ -95,19 +100,22 @@ def pretrain_epoch(
         memory = None
         losses, ranks = [], [state.rank]
         for _ in range(how.turns):
-            state = played.listen(state, rng)
+            state = played.listen(state, draws)
             reference = agent.embed(features[state.reference])
             query, memory = agent.respond(reference, token_ids(played, state), memory)
-            losses.append(supervised_loss(agent, query, target, state, features, how, rng))
+            loss = supervised_loss(agent, query, target, state, features, how, draws, played.index)
+            losses.append(loss)
             state = played.show(state, agent.asked(query.detach()).numpy())
             ranks.append(state.rank)
 
         loss = torch.stack(losses).mean()
         optimizer.zero_grad()
         loss.backward()
+        distributed.average_gradients(agent)
         torch.nn.utils.clip_grad_norm_(agent.parameters(), 5.0)
         optimizer.step()
-        yield Step(batch, loss.item(), np.stack(ranks, axis=1), {})
+        (mean,) = distributed.average(loss.item())
+        yield Step(batch, mean, distributed.gather_array(np.stack(ranks, axis=1)), {})
 
 
 def warm_up(
@@ -124,7 +132,9 @@ def warm_up(
     that nobody had to simulate (`chains`). So words and memory are learnt here first; simulated
     dialogs then teach what the agent's own replies lead to. Not part of the published training.
     """
+    distributed.share(agent)
     rng = epoch_rng(how.seed, WARM_UP)
+    draws = distributed.own_draws(rng)
     features = torch.from_numpy(gallery.features)
     ids = torch.from_numpy(
         agent.vocabulary.encode([triplet.caption for triplet in triplets], CAPTION_LENGTH)
@@ -133,9 +143,9 @@ def warm_up(
     agent.train()
     for _ in range(epochs):
         dialogs = chains(pairs, gallery.features, how.turns, rng)  # (M, T)
-        size = min(WARM_UP_BATCH, len(dialogs))
+        size = distributed.even(min(WARM_UP_BATCH, len(dialogs)))
         for begin in range(0, len(dialogs) - size + 1, size):
-            batch = dialogs[begin : begin + size]
+            batch = dialogs[begin : begin + size][distributed.own_rows(size)]
             target = pairs[batch[:, 0], 1]
             goal = agent.embed(features[target])
             memory = None
@@ -144,20 +154,21 @@ def warm_up(
                 reference = agent.embed(features[pairs[rows, 0]])
                 query, memory = agent.respond(reference, ids[rows], memory)
                 pair = Pair(target, pairs[rows, 0])
-                losses.append(supervised_loss(agent, query, goal, pair, features, how, rng))
+                losses.append(supervised_loss(agent, query, goal, pair, features, how, draws))
             loss = torch.stack(losses).mean()
             optimizer.zero_grad()
             loss.backward()
+            distributed.average_gradients(agent)
             torch.nn.utils.clip_grad_norm_(agent.parameters(), 5.0)
             optimizer.step()
-            yield loss.item()
+            yield distributed.average(loss.item())[0]
 
 
 def warm_up_steps(triplets: Sequence[Triplet], turns: int) -> int:
     """How many losses one epoch of `warm_up` yields."""
     captions = Counter(triplet.target for triplet in triplets)
     dialogs = sum(-(-count // turns) for count in captions.values())
-    return dialogs // min(WARM_UP_BATCH, dialogs)
+    return dialogs // distributed.even(min(WARM_UP_BATCH, dialogs))
 
 
 def chains(
@@ -193,27 +204,47 @@ def supervised_loss(
     features: Tensor,
     how: Training,
     rng: np.random.Generator,
+    index: Index | None = None,
 ) -> Tensor:
     """The loss of one turn's queries (B, D) against the embedded targets (B, D).
 
     In the in-batch softmax the images on show are negatives too: a user who still speaks has
     not been shown the target, and a query made from the image on show lies nearest to it, so
-    that without them the agent shows the same image again.
+    that without them the agent shows the same image again. Hard negatives are found in the
+    `index`; where there is none (warm-up) there are none. The negatives of other processes are
+    negatives here too.
     """
     if how.loss == "triplet":
         negative = features[torch.from_numpy(rng.integers(len(features), size=len(query)))]
         return triplet_hinge(query, target, agent.embed(negative), how.margin)
-    reference = torch.from_numpy(about.reference)
+    if how.loss == "gallery":
+        logits = agent.scale.exp() * query @ agent.embed(features).T  # (B, N)
+        return F.cross_entropy(logits, torch.from_numpy(about.target))
+    negative = about.reference
+    if how.loss == "hard_negatives" and index is not None:
+        hard = nearest_wrong(index, agent.asked(query.detach()).numpy(), about.target)
+        negative = np.concatenate([negative, hard])
+    chosen, own = torch.from_numpy(negative), torch.from_numpy(about.target)
+    offered = agent.embed(features[chosen])
+    others = distributed.elsewhere(torch.cat([target, offered]))
+    ids = distributed.elsewhere(torch.cat([own, chosen]))
     return in_batch_softmax(
-        query, target, agent.scale.exp(), torch.from_numpy(about.target),
-        agent.embed(features[reference]), reference,
+        query, target, agent.scale.exp(), own,
+        torch.cat([offered, others]), torch.cat([chosen, ids]),
     )  # fmt: skip
 
 
+def nearest_wrong(index: Index, query: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The images (B,) nearest to queries (B, D) that are not their targets (B,)."""
+    near = index.search(query, 2)
+    wrong: np.ndarray = np.where(near[:, 0] == target, near[:, 1], near[:, 0])
+    return wrong
+
+
 def start_batch(dialog: Dialog, size: int, rng: np.random.Generator) -> DialogState:
-    """B new dialogs."""
+    """B new dialogs; of several processes each has its own of them."""
     pairs = [draw_pair(rng, len(dialog.gallery)) for _ in range(size)]
-    target, reference = np.array(pairs, dtype=np.int64).T
+    target, reference = np.array(pairs, dtype=np.int64)[distributed.own_rows(size)].T
     return dialog.start(target, reference)
 
 
@@ -230,5 +261,5 @@ def token_ids(dialog: Dialog, state: DialogState) -> Tensor:
 
 def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
     """The epoch's own source of chance, so that a resumed run draws what it would have drawn."""
-    torch.manual_seed(seed * 1_000_003 + epoch)
+    distributed.seed_dropout(seed * 1_000_003 + epoch)
     return np.random.default_rng([seed, epoch])

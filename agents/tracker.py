@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from agents.memories import TurnTransformer
 from envs.dialog import Observation
 from retrieval.composers import COMPOSERS
 from retrieval.encoders.text import ConvolutionalTextEncoder, RecurrentTextEncoder
@@ -16,7 +17,7 @@ from retrieval.errors import unknown
 from retrieval.index import ExactIndex, Ties
 from retrieval.text import Vocabulary
 
-MEMORIES = ("gru", "none")
+MEMORIES = ("gru", "transformer", "none")
 
 
 class DialogTracker(nn.Module):
@@ -85,7 +86,7 @@ class DialogTracker(nn.Module):
 
 
 class TrackerAgent(DialogTracker):
-    r"""A composition model with a GRU over the turns.
+    r"""A composition model with a memory over the turns, a GRU by default.
 
     .. math:: x = compose(e(r), t), \; t = text(c); \quad h' = GRU([\sqrt{D} x, t], h); \quad
         q = norm(2 \sigma(G h') \odot x + W h')
@@ -101,7 +102,8 @@ class TrackerAgent(DialogTracker):
     Args:
         vocabulary, feature_dim, dim: see `DialogTracker`.
         composer: a name of `retrieval.composers.COMPOSERS` that reads vectors.
-        memory: "gru" or "none".
+        memory: "gru", "transformer" (`agents.memories.TurnTransformer`, whose output stands for
+            h') or "none".
         text: "lstm" or "gru", the recurrent cell over words.
         text_dim: size of words and of the cell's state.
 
@@ -135,8 +137,12 @@ class TrackerAgent(DialogTracker):
         self.text = RecurrentTextEncoder(len(vocabulary), dim, text, text_dim)
         self.composer = COMPOSERS[composer](dim)
         heard = dim if self.composer.hears else 0
-        self.memory = nn.GRUCell(dim + heard, dim) if memory == "gru" else None
-        self.recall = nn.Linear(dim, 2 * dim) if memory == "gru" else None  # gate and content
+        self.memory: nn.GRUCell | TurnTransformer | None = None
+        if memory == "gru":
+            self.memory = nn.GRUCell(dim + heard, dim)
+        elif memory == "transformer":
+            self.memory = TurnTransformer(dim + heard, dim)
+        self.recall = None if memory == "none" else nn.Linear(dim, 2 * dim)  # gate and content
         self.scale = nn.Parameter(torch.tensor(2.7))  # of the in-batch softmax: exp(2.7) = 15
 
     def embed(self, features: Tensor) -> Tensor:
@@ -154,8 +160,11 @@ class TrackerAgent(DialogTracker):
         turn = composed * self.dim**0.5
         if self.composer.hears:
             turn = torch.cat([turn, words], dim=-1)  # (B, 2D)
-        memory = self.memory(turn, memory)
-        gate, content = self.recall(memory).chunk(2, dim=-1)
+        if isinstance(self.memory, TurnTransformer):
+            recalled, memory = self.memory(turn, memory)
+        else:
+            recalled = memory = self.memory(turn, memory)
+        gate, content = self.recall(recalled).chunk(2, dim=-1)
         return F.normalize(2 * torch.sigmoid(gate) * composed + content, dim=-1), memory
 
 

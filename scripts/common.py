@@ -62,21 +62,36 @@ class DialogArgs(DataArgs):
     """The user leaves after so many turns without progress; by default the environment's."""
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a command; a mistake of the caller's is one sentence and exit code 2."""
+def run(main: Callable[[], None], together: bool = False) -> None:
+    """Run a command; a mistake of the caller's is one sentence and exit code 2.
+
+    Args:
+        main: what to do.
+        together: whether processes that `torchrun` started do it as one
+            (`retrieval.distributed`).
+    """
     # Threads that spin while they wait slow two processes on two cores down tenfold.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import gymnasium as gym
 
+    # where torchrun says how many processes it started
+    several = together and int(os.environ.get("WORLD_SIZE", "1")) > 1
     try:
-        main()
+        if several:
+            from retrieval.distributed import process_group
+
+            with process_group():
+                main()
+        else:
+            main()
     except KeyboardInterrupt:
         print("stopped; what was saved stays", file=sys.stderr)
         raise SystemExit(130) from None
     except (ValueError, OSError, ImportError, RuntimeError, gym.error.Error) as error:
         if os.environ.get("DIALOG_RETRIEVAL_DEBUG"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        who = f" (process {os.environ.get('RANK')})" if several else ""
+        print(f"error{who}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
 
 

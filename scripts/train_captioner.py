@@ -23,7 +23,7 @@ class Args(DataArgs):
     epochs: int = 3
     """Passes over the captions."""
     batch_size: int = 64
-    """Captions per step."""
+    """Captions per step, in each of the processes that `torchrun` started."""
     lr: float = 3e-3
     """Peak learning rate of the one-cycle schedule."""
     hidden_size: int = 128
@@ -40,17 +40,19 @@ class Args(DataArgs):
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
 
-    run(lambda: train(args))
+    run(lambda: train(args), together=True)
 
 
 def train(args: Args) -> None:
     """Train, save and report as the arguments say."""
     from envs.factory import captioner_path, products_captioner_path, products_encoder
+    from retrieval.distributed import processes
     from user_simulator.quality import train_and_report, train_and_report_catalog
 
     if args.out is not None:
         writable(args.out.parent)
-    how = (args.epochs, args.batch_size, args.lr, args.hidden_size, args.seed, args.share)
+    batch_size = args.batch_size * processes()
+    how = (args.epochs, batch_size, args.lr, args.hidden_size, args.seed, args.share)
     products = catalog_root(args, args.data_path)
     if products is not None:
         encoder = products_encoder(args.encoder)

@@ -63,7 +63,8 @@ class Args(DataArgs):
     learning_rate_decay_frequency: int | None = None
     """Steps to a tenth of the rate: 9999999, GA 50000."""
     batch_size: int | None = None
-    """32; GA 200, comqueryformer 64."""
+    """32; GA 200, comqueryformer 64. In each of the processes that `torchrun` started; a run
+    that is resumed keeps the sum."""
     weight_decay: float | None = None
     """1e-6."""
     num_iters: int | None = None
@@ -185,7 +186,7 @@ class Args(DataArgs):
 
 
 def main() -> None:
-    run(lambda: train(read(sys.argv[1:])))
+    run(lambda: train(read(sys.argv[1:])), together=True)
 
 
 def read(typed: list[str]) -> Args:
@@ -199,7 +200,10 @@ def read(typed: list[str]) -> Args:
                            "config": (tyro.conf.FlagConversionOff,)}  # fmt: skip
     args: Args = tyro.cli(Args, **how)
     if args.resume is None:
-        return resolved(args)
+        from retrieval.distributed import processes
+
+        args = resolved(args)
+        return replace(args, batch_size=int(args.batch_size or 0) * processes())
     from retrieval.training import LAST, load_training
 
     before = Args(**arguments_from(Args, load_training(args.resume / LAST)["arguments"]))
@@ -264,11 +268,14 @@ def train(args: Args) -> None:
 
     import torch
 
+    from retrieval.distributed import is_writer, writer_first
     from retrieval.files import atomic_write
     from retrieval.reports import table
     from retrieval.training import BEST, LAST, fit, load_training
     from retrieval.two_encoders import rebuild
 
+    if args.test_only and not is_writer():
+        return
     if args.test_only:
         if not args.model_checkpoint:
             raise ValueError("--test_only needs --model_checkpoint, the file to evaluate")
@@ -277,8 +284,9 @@ def train(args: Args) -> None:
         return
 
     # the data, all of it before hours of training
-    split, validation = training_data(args)
-    test = load_split(args, tested_split(args.dataset))
+    with writer_first():  # what is missing is made once
+        split, validation = training_data(args)
+        test = load_split(args, tested_split(args.dataset))
     how = training_of(args)
     how.steps(split)  # refuses a batch larger than the data now
 
@@ -294,10 +302,13 @@ def train(args: Args) -> None:
         args = replace(args, weights=used)
 
     folder = args.resume or new_folder(args.log_dir, args.comment)
-    writable(folder)
+    if is_writer():
+        writable(folder)
     print(describe(args, split, validation, model, folder), file=sys.stderr)
     validate = None if validation is None else validation_of(args, validation)
     fit(model, split, how, folder, validate, plain_arguments(args), saved, args.log_every)
+    if not is_writer():
+        return
 
     best = rebuild(load_training(folder / BEST))
     report = report_on(best, test)

@@ -44,11 +44,11 @@ class Args(DialogArgs):
     weight: float = 0.3
     """Weight of the improved or self-critical policy loss beside the supervised loss."""
     loss: str | None = None
-    """Supervised loss that stays on: `in_batch` or `triplet`; by default the start's own."""
+    """Supervised loss that stays on, as in `train_sl`; by default the start's own."""
     triplet_margin: float = 0.1
     """Of the triplet loss."""
     batch_size: int = 8
-    """Dialogs advanced together (B)."""
+    """Dialogs advanced together (B), in each of the processes that `torchrun` started."""
     dialogs_per_epoch: int = 10_000
     """Dialogs in an epoch; each costs about 65 captions with K = 4 and 5 turns."""
     epochs: int = 20
@@ -77,7 +77,7 @@ class Args(DialogArgs):
 
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
-    run(lambda: train(args))
+    run(lambda: train(args), together=True)
 
 
 def train(args: Args) -> None:
@@ -92,6 +92,7 @@ def train(args: Args) -> None:
     from agents.self_critical import SelfCritical, self_critical_epoch
     from agents.session import run_epochs, starting_point
     from agents.supervised import Step, Training
+    from retrieval.distributed import processes, writer_first
     from retrieval.errors import unknown
 
     if args.method not in METHODS:
@@ -101,11 +102,13 @@ def train(args: Args) -> None:
         args.depth, args.outcome, args.pool,
     )  # fmt: skip
     by_chance = SelfCritical(args.top_k, args.samples, weight=args.weight)
-    dialog = dialog_of(args, "train", args.train_turns)
+    with writer_first():  # what is missing is made once
+        dialog = dialog_of(args, "train", args.train_turns)
+        test = dialog_of(args, "test", args.test_turns) if args.test_pairs else None
     start = load_checkpoint(args.pretrained_model, dialog.vocabulary)
     loss = args.loss or start.arguments.get("loss") or "in_batch"
     how = Training(
-        args.batch_size, args.dialogs_per_epoch, args.train_turns, str(loss),
+        args.batch_size * processes(), args.dialogs_per_epoch, args.train_turns, str(loss),
         args.triplet_margin, args.seed,
     )  # fmt: skip
     done = starting_point(args.model_folder, "rl", args.resume, args.overwrite, dialog.vocabulary)
@@ -128,9 +131,7 @@ def train(args: Args) -> None:
     run_epochs(
         "rl", agent, start.spec, optimizer, play_epoch,
         range(done.epoch + 1 if done else 0, args.epochs), how.batches,
-        args.model_folder, args,
-        dialog_of(args, "test", args.test_turns) if args.test_pairs else None,
-        args.log_interval, args.test_pairs, args.schedule,
+        args.model_folder, args, test, args.log_interval, args.test_pairs, args.schedule,
     )  # fmt: skip
     print(f"agents in {args.model_folder}: rl-0.pt ... rl-{args.epochs - 1}.pt")
 

@@ -26,15 +26,16 @@ class Args(DialogArgs):
     composer: str = "tirg"
     """Composition model of the tracker."""
     memory: str = "gru"
-    """Memory of the tracker over turns: `gru` or `none`."""
+    """Memory of the tracker over turns: `gru`, `transformer` or `none`."""
     loss: str = "in_batch"
-    """`in_batch` (softmax over the batch, learned scale) or `triplet` (published)."""
+    """`in_batch` (softmax over the batch, learned scale), `hard_negatives` (and over the nearest
+    wrong image of each query), `gallery` (over all images) or `triplet` (published)."""
     triplet_margin: float = 0.1
     """Of the triplet loss."""
     lr: float = 1e-3
     """Adam's learning rate."""
     batch_size: int = 128
-    """Dialogs advanced together (B)."""
+    """Dialogs advanced together (B), in each of the processes that `torchrun` started."""
     dialogs_per_epoch: int = 10_000
     """Dialogs in an epoch."""
     epochs: int = 15
@@ -68,7 +69,7 @@ class Args(DialogArgs):
 
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
-    run(lambda: train(args))
+    run(lambda: train(args), together=True)
 
 
 def train(args: Args) -> None:
@@ -78,10 +79,13 @@ def train(args: Args) -> None:
     from agents.checkpoints import load_checkpoint, make_agent
     from agents.session import run_epochs, starting_point
     from agents.supervised import Training, pretrain_epoch
+    from retrieval.distributed import processes, writer_first
 
-    dialog = dialog_of(args, "train", args.train_turns)
+    with writer_first():  # what is missing is made once
+        dialog = dialog_of(args, "train", args.train_turns)
+        test = dialog_of(args, "test", args.test_turns) if args.test_pairs else None
     how = Training(
-        args.batch_size, args.dialogs_per_epoch, args.train_turns, args.loss,
+        args.batch_size * processes(), args.dialogs_per_epoch, args.train_turns, args.loss,
         args.triplet_margin, args.seed,
     )  # fmt: skip
     spec: dict[str, Any] = {"kind": args.agent}
@@ -96,7 +100,7 @@ def train(args: Args) -> None:
         agent, spec = before.agent, before.spec
     else:
         agent = make_agent(spec, dialog.vocabulary, dialog.gallery.features.shape[1])
-    if args.loss == "in_batch" and spec["kind"] == "published":
+    if args.loss != "triplet" and spec["kind"] == "published":
         raise ValueError(
             "the published tracker has no unit-norm space; train it with --loss triplet"
         )
@@ -111,9 +115,7 @@ def train(args: Args) -> None:
         "sl", agent, spec, optimizer,
         lambda epoch: pretrain_epoch(agent, dialog, optimizer, epoch, how),
         range(done.epoch + 1 if done else 0, args.epochs), how.batches,
-        args.model_folder, args,
-        dialog_of(args, "test", args.test_turns) if args.test_pairs else None,
-        args.log_interval, args.test_pairs, args.schedule,
+        args.model_folder, args, test, args.log_interval, args.test_pairs, args.schedule,
     )  # fmt: skip
     print(f"agents in {args.model_folder}: sl-0.pt ... sl-{args.epochs - 1}.pt")
 

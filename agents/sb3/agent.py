@@ -22,6 +22,29 @@ def tracker_of(model: BaseAlgorithm) -> DialogTracker | None:
     return next((module for module in modules if isinstance(module, DialogTracker)), None)
 
 
+def mode_of(model: BaseAlgorithm, gallery_size: int) -> ActionMode:
+    """What a model's actions mean, and whether it sees whole slates, as its spaces tell.
+
+    Raises:
+        ValueError: it chooses images of a gallery of another size than N.
+    """
+    space, seen = model.action_space, getattr(model.observation_space, "spaces", {})
+    sees_slate = "slate" in seen
+    if isinstance(space, spaces.Box):
+        return ActionMode("query" if len(space.shape) == 1 else "queries", observe_slate=sees_slate)
+    every: Any = space
+    # A slate's places all have the same choices.
+    choices = int(every.nvec[0] if isinstance(space, spaces.MultiDiscrete) else every.n)
+    if "candidates" in seen:
+        return ActionMode("candidate", choices, sees_slate)
+    if choices == gallery_size:
+        return ActionMode("image", observe_slate=sees_slate)
+    raise ValueError(
+        f"the model chooses among {choices} images, this gallery has {gallery_size}; "
+        "train it with action='query' or 'candidate' to play on another gallery"
+    )
+
+
 class SB3Agent:
     """A trained Stable-Baselines3 model as an agent, whatever its action space.
 
@@ -39,22 +62,12 @@ class SB3Agent:
 
     def __init__(self, model: BaseAlgorithm, gallery_size: int):
         self.model = model
-        space, seen = model.action_space, getattr(model.observation_space, "spaces", {})
+        seen = getattr(model.observation_space, "spaces", {})
         self.slots = seen["references"].shape[0] if "references" in seen else 0
         self.masks = self.slots and "candidates" in seen and type(model).__name__ == "MaskablePPO"
         if (tracker := tracker_of(model)) is not None:
             self.index = tracker.index
-        if not isinstance(space, spaces.Discrete):
-            self.mode = ActionMode("query")
-        elif "candidates" in seen:
-            self.mode = ActionMode("candidate", int(space.n))
-        elif int(space.n) == gallery_size:
-            self.mode = ActionMode("image")
-        else:
-            raise ValueError(
-                f"the model chooses among {space.n} images, this gallery has {gallery_size}; "
-                "train it with action='query' or 'candidate' to play on another gallery"
-            )
+        self.mode = mode_of(model, gallery_size)
 
     def predict(
         self,

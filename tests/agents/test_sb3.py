@@ -12,9 +12,10 @@ from stable_baselines3 import A2C, DQN, PPO, SAC
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 import envs  # noqa: F401  (registers)
-from agents.evaluation import evaluation_pairs, run_dialogs
+from agents.evaluation import PairDraws, evaluation_pairs, run_dialogs
 from agents.loading import load_agent
 from agents.sb3 import DialogVecEnv, SB3Agent, load_sb3
+from envs.actions import ActionMode
 from envs.dialog import Dialog
 from envs.factory import make_dialog, make_env, make_vector_env
 
@@ -217,3 +218,22 @@ def test_files_that_are_no_models(tmp_path: Path, scenes: Dialog) -> None:
     path.write_bytes(b"PK\x03\x04 not really")
     with pytest.raises(ValueError, match="is not a model that Stable-Baselines3 saved"):
         load_sb3(path, 64)
+
+
+@pytest.mark.parametrize("action", ["query", "queries", "image", "candidate"])
+def test_a_model_of_slates_plays_as_in_its_own_environment(action: str, scenes: Dialog) -> None:
+    """The agent reads the meaning of actions off the spaces; the environment was told it."""
+    slates = scenes.with_(slate=3)
+    options: dict[str, Any] = {"action": action, "candidates": 5, "observe_slate": True}
+    model = PPO("MultiInputPolicy", vec_env(slates, **options), n_steps=4, batch_size=12, seed=1)
+    agent = SB3Agent(model, 64)
+    assert (agent.mode.name, agent.mode.observe_slate) == (action, True)
+    target, reference = evaluation_pairs(64, 1, seed=4)
+    played = run_dialogs(slates, agent, target, reference, seed=4)
+    state = slates.start(target, reference)
+    for turn in range(slates.max_turns):
+        draws = PairDraws(4, turn, np.array([0]), 1)
+        state = slates.listen(state, draws)
+        chosen, _ = model.predict(agent.mode.observe(slates, state), deterministic=True)
+        state = ActionMode(action, 5).apply(slates, state, chosen)
+        assert state.slate.tolist() == played.slates[:, turn + 1].tolist()

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from agents.supervised import (
+    LOSSES,
     WARM_UP,
     WARM_UP_BATCH,
     Step,
@@ -24,7 +25,7 @@ from envs.dialog import Dialog, draw_pair
 from envs.factory import load_gallery, make_dialog
 
 BATCH, TURNS = 12, 3
-CASES = [("tracker", "in_batch"), ("tracker", "triplet"), ("published", "triplet")]
+CASES = [("tracker", loss) for loss in LOSSES] + [("published", "triplet")]
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +103,20 @@ def by_hand(
                 losses.append(((q - t) ** 2).sum() - ((q - n) ** 2).sum() + how.margin)
             losses = [loss if loss > 0 else torch.zeros(()) for loss in losses]
         else:
+            further = [*shown]  # on show
+            if how.loss == "hard_negatives":
+                for each, own in zip(query.detach(), target, strict=True):
+                    by_score = np.argsort(-np.array(scores(each)), kind="stable")
+                    further.append(next(int(image) for image in by_score if image != own))
             offered = [*zip(target, goal, strict=True)]
-            offered += [(image, agent.embed(features[image])) for image in shown]  # on show
+            offered += [(image, agent.embed(features[image])) for image in further]
+            if how.loss == "gallery":
+                offered = [*enumerate(agent.embed(features))]
             for b in range(how.batch_size):
                 logits = [
                     agent.get_parameter("scale").exp() * (query[b] @ embedding)
                     for j, (image, embedding) in enumerate(offered)
-                    if j == b or image != target[b]
+                    if how.loss == "gallery" or j == b or image != target[b]
                 ]
                 own = agent.get_parameter("scale").exp() * (query[b] @ goal[b])
                 losses.append(torch.stack(logits).logsumexp(0) - own)

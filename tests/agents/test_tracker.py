@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.memories import TurnTransformer
 from agents.supervised import Training, pretrain_epoch
 from agents.tracker import AGENTS, DialogTracker, PublishedTracker, TrackerAgent
 from envs.dialog import Dialog, Observation
@@ -81,9 +82,13 @@ def test_without_memory_the_query_is_the_composers_output(
     assert np.array_equal(again, query)  # it remembers nothing
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_memory_matters_and_a_new_dialog_forgets_it(name: str, tiny_dialog: Dialog) -> None:
-    agent = make(name, tiny_dialog)
+@pytest.mark.parametrize(
+    ("name", "options"), [(name, {}) for name in AGENTS] + [("tracker", {"memory": "transformer"})]
+)
+def test_memory_matters_and_a_new_dialog_forgets_it(
+    name: str, options: dict[str, str], tiny_dialog: Dialog
+) -> None:
+    agent = make(name, tiny_dialog, **options)
     first, second = observe(tiny_dialog, 0), observe(tiny_dialog, 1)
     _, memory = agent.predict(first, None, np.ones(BATCH, dtype=bool))
     begins = np.array([True, False] * (BATCH // 2))
@@ -93,6 +98,31 @@ def test_memory_matters_and_a_new_dialog_forgets_it(name: str, tiny_dialog: Dial
     assert (np.abs(kept - fresh).max(axis=1) > 1e-4).all()
     np.testing.assert_allclose(mixed[begins], fresh[begins], atol=1e-6)
     np.testing.assert_allclose(mixed[~begins], kept[~begins], atol=1e-6)
+
+
+def test_the_transformer_recalls_the_turns_there_were() -> None:
+    """As if the history had been read at once, without places for turns that were not played."""
+    memory = TurnTransformer(6, 8, layers=2, heads=2, window=5).eval()
+    turns = torch.randn(3, 4, 6, generator=torch.Generator().manual_seed(0))
+    history = None
+    with torch.no_grad():
+        for count in range(1, 5):
+            recalled, history = memory(turns[:, count - 1], history)
+            tokens = memory.token(turns[:, :count]) + memory.age[5 - count :]
+            causal = torch.nn.Transformer.generate_square_subsequent_mask(count)
+            whole = memory.layers(tokens, mask=causal, is_causal=True)[:, -1]
+            torch.testing.assert_close(recalled, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_the_transformer_forgets_what_lies_beyond_its_window() -> None:
+    memory = TurnTransformer(6, 8, window=2).eval()
+    turns = torch.randn(4, 1, 6, generator=torch.Generator().manual_seed(0))
+    long = short = None
+    for turn in turns:
+        recalled, long = memory(turn, long)
+    for turn in turns[2:]:
+        expected, short = memory(turn, short)
+    torch.testing.assert_close(recalled, expected)
 
 
 @pytest.mark.parametrize("name", AGENTS)
