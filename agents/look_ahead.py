@@ -19,6 +19,7 @@ from user_simulator.base import Draws, SharedDraws
 
 FORMS = ("improved", "published")
 OUTCOMES = ("turns", "end")
+OFFERS = ("images", "slates")
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,13 @@ class Improvement:
         depth: turns played in a roll-out at most; 0 plays to the end of the dialog.
         outcome: what a roll-out is worth: "turns" sums over its turns, "end" takes the last one.
         pool: candidates beyond the nearest K: half of them are drawn from the nearest `pool`
-            images, likelier ones more often; 0 takes the nearest K. Slates, of which all but the
-            greedy one are drawn, take at least 8 images for each on the slate.
+            images, likelier ones more often; 0 takes the nearest K.
+        offer: where slates are shown, what a candidate is: "images" looks ahead from images shown
+            alone, and so learns which ones to put on the slate; "slates" from the greedy slate
+            and others drawn from 8 images for each place.
 
     Raises:
-        ValueError: an unknown form or outcome, or numbers that leave nothing to compare.
+        ValueError: an unknown form, outcome or offer, or numbers that leave nothing to compare.
     """
 
     form: str = "improved"
@@ -51,12 +54,15 @@ class Improvement:
     depth: int = 0
     outcome: str = "turns"
     pool: int = 0
+    offer: str = "images"
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise unknown("improvement", self.form, FORMS)
         if self.outcome not in OUTCOMES:
             raise unknown("outcome", self.outcome, OUTCOMES)
+        if self.offer not in OFFERS:
+            raise unknown("offer", self.offer, OFFERS)
         if self.top_k < 2 or self.rollouts < 1 or self.depth < 0:
             raise ValueError(
                 "expected at least 2 candidates, 1 roll-out and a depth of 0 or more, got "
@@ -85,12 +91,12 @@ def propose(
 ) -> np.ndarray:
     """What might be shown in answer to queries (B, D): K slates (B, K, k), the greedy one first.
 
-    Where one image is shown at a time, its slates are the nearest K images, or half of them where
-    `policy.pool` says to look beyond. The other slates are drawn without replacement from the
-    target network's softmax over a pool of the nearest. Images that must not be shown again are
-    in none.
+    Images are the nearest K, or half of them where `policy.pool` says to look beyond. The others,
+    and slates, are drawn without replacement from the target network's softmax over a pool of the
+    nearest. Images that must not be shown again are in none.
     """
-    ahead, shown = players.ahead, players.ahead.slate
+    ahead = players.ahead
+    shown = ahead.slate if policy.offer == "slates" else 1
     if shown == 1 and not policy.pool:
         return ahead.search(state, query, policy.top_k)[:, :, None]
     wide = max(policy.pool, policy.top_k, POOL * shown if shown > 1 else 0)
@@ -145,9 +151,7 @@ def look_ahead(
     rows = np.repeat(np.arange(dialogs), count)
     score = np.zeros(dialogs * count)
     for _ in range(policy.rollouts):
-        ahead = players.ahead.show_slate(
-            state.rows(rows), slates.reshape(len(rows), -1), query[rows]
-        )
+        ahead = _shown(players.ahead, state.rows(rows), slates.reshape(len(rows), -1), query[rows])
         recalled = None if memory is None else memory[torch.from_numpy(rows)]
         shared = SharedDraws(rng, count)
         found, left = ahead.found, players.ahead.left(ahead)
@@ -164,6 +168,13 @@ def look_ahead(
             found = found | ahead.found
             left = left | players.ahead.left(ahead)
     return score.reshape(dialogs, count)
+
+
+def _shown(dialog: Dialog, state: DialogState, slate: np.ndarray, query: np.ndarray) -> DialogState:
+    """Show slates (B, k), or images (B, 1) alone."""
+    if slate.shape[1] == 1:
+        return dialog.show_image(state, slate[:, 0], query)
+    return dialog.show_slate(state, slate, query)
 
 
 def _answer(

@@ -122,9 +122,14 @@ class Dialog:
             slate = np.column_stack([slate, self._first_free(queries[:, column], taken)])
         return self._shown(before, slate, self.index.rank(queries[:, 0], before.target))
 
-    def show_image(self, before: DialogState, image: np.ndarray) -> DialogState:
-        """Show images (B,) chosen by number, alone; the rank is by similarity to them."""
-        return self._show_chosen(before, np.asarray(image, np.int64)[:, None], None)
+    def show_image(
+        self, before: DialogState, image: np.ndarray, query: np.ndarray | None = None
+    ) -> DialogState:
+        """Show images (B,) chosen by number, alone.
+
+        The rank is by queries (B, D), or by similarity to the images if None.
+        """
+        return self._show_chosen(before, np.asarray(image, np.int64)[:, None], query)
 
     def show_slate(
         self, before: DialogState, slate: np.ndarray, query: np.ndarray | None = None

@@ -123,7 +123,8 @@ def compare_agents(args: Args) -> str:
         temporary.write_text(json.dumps(without_nan(content), indent=1))
     write_csv(args.out / "benchmark.csv", summary)
     with atomic_write(args.out / "ranks.npz") as temporary:
-        tables: dict[str, Any] = {"gallery_size": size, "target": target, **ranks}
+        shown = {f"found:{name}": table for name, table in found.items()}
+        tables: dict[str, Any] = {"gallery_size": size, "target": target, **ranks, **shown}
         np.savez_compressed(temporary, **tables)
     write_runs(args.out, dialog, played, target, args.turns)
     plot(args.out / "benchmark.png", summary, limits)

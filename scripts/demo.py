@@ -150,6 +150,7 @@ def pool_seeds(args: Args) -> str:
     tables = [np.load(folder_of(args, seed) / "ranks.npz") for seed in args.seeds]
     size, target = int(tables[0]["gallery_size"]), tables[0]["target"]
     names = [name for name in tables[0].files if name not in ("gallery_size", "target")]
+    names = [name for name in names if not name.startswith("found:")]
     ranks = {name: np.concatenate([table[name] for table in tables]) for name in names}
     clusters = np.tile(target, len(tables))
     rng = np.random.default_rng(17)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.look_ahead import Improvement, Players, look_ahead, propose
+from agents.look_ahead import OFFERS, Improvement, Players, look_ahead, propose
 from agents.policy_improvement import (
     candidate_loss,
     freeze_images,
@@ -85,9 +85,11 @@ def slow_look_ahead(
         for b in range(BATCH):
             for k in range(slates.shape[1]):
                 draws, recalled = Row(blocks, b), memory[b : b + 1]
-                one = dialog.show_slate(
-                    state.rows(np.array([b])), slates[b, k][None], asked[b : b + 1]
-                )
+                one, asks = state.rows(np.array([b])), asked[b : b + 1]
+                if slates.shape[2] == 1:
+                    one = dialog.show_image(one, slates[b, k], asks)
+                else:
+                    one = dialog.show_slate(one, slates[b, k][None], asks)
                 each = []
                 for _ in range(turns):
                     if policy.form == "improved" and one.found[0]:
@@ -131,7 +133,8 @@ def test_a_shown_target_ends_the_outcome_and_depth_bounds_it(
     [
         ("tracker", Improvement(), {}),
         ("tracker", Improvement(rollouts=2, outcome="end"), {}),
-        ("tracker", Improvement(pool=12), {"slate": 3, "never_repeat": True}),
+        ("tracker", Improvement(offer="slates"), {"slate": 3, "never_repeat": True}),
+        ("tracker", Improvement(pool=12), {"slate": 2, "patience": 1}),
         ("tracker", Improvement(outcome="end"), {"patience": 1}),
         ("published", Improvement("published", rollouts=2), {}),
     ],
@@ -225,7 +228,9 @@ def test_slates_are_greedy_once_then_drawn_and_never_shown_before(
          if image != state.reference[row]]
         for row in range(BATCH)
     ]  # fmt: skip
-    slates = propose(players, state, asked, Improvement(top_k=6), np.random.default_rng(0))
+    slates = propose(
+        players, state, asked, Improvement(top_k=6, offer="slates"), np.random.default_rng(0)
+    )
     assert slates.shape == (BATCH, 6, 3)
     for row in range(BATCH):
         assert slates[row, 0].tolist() == free[row][:3]
@@ -504,6 +509,8 @@ def test_bad_settings_are_named() -> None:
         Improvement(rollouts=0)
     with pytest.raises(ValueError, match="unknown outcome 'turn'. Did you mean 'turns'"):
         Improvement(outcome="turn")
+    with pytest.raises(ValueError, match="unknown offer 'slate'. Did you mean 'slates'"):
+        Improvement(offer="slate")
     with pytest.raises(ValueError, match="a pool of at least the 4 candidates, or 0, got 3"):
         Improvement(pool=3)
 
@@ -519,18 +526,18 @@ def test_the_published_form_shows_no_slates(
         ))  # fmt: skip
 
 
+@pytest.mark.parametrize("offer", OFFERS)
 def test_an_epoch_over_slates_raises_the_winners(
-    scenes: Dialog, start: dict[str, DialogTracker]
+    offer: str, scenes: Dialog, start: dict[str, DialogTracker]
 ) -> None:
-    """With the policy loss alone (its weight is huge), winners rise among the candidates."""
+    """The weight of the policy loss is huge: what falls is its."""
     dialog = scenes.with_(slate=2, never_repeat=True)
     agent = copy.deepcopy(start["tracker"])
     how = Training(BATCH, BATCH, TURNS, seed=4)
+    policy = Improvement(weight=50.0, offer=offer)
     optimizer = torch.optim.SGD(agent.parameters(), lr=1e-3)
-    (step,) = improve_epoch(
-        agent, target_copy(agent), dialog, optimizer, 0, how, Improvement(weight=50.0)
-    )
+    (step,) = improve_epoch(agent, target_copy(agent), dialog, optimizer, 0, how, policy)
     (again,) = improve_epoch(
-        agent, target_copy(start["tracker"]), dialog, optimizer, 0, how, Improvement(weight=50.0)
+        agent, target_copy(start["tracker"]), dialog, optimizer, 0, how, policy
     )
     assert again.loss < step.loss

@@ -1,0 +1,301 @@
+"""What policy improvement adds to the strongest supervised agent: gallery by gallery, setting by
+setting. Trains and plays what is missing, prints the table.
+
+python -m scripts.results_dialogs --catalog-path ../shared/data/product_photos
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from scripts.common import run
+from scripts.results_css import call
+
+GALLERIES = {
+    "css-3d": "--env dialog/CSS-v0",
+    "css-2d": "--env dialog/CSS2D-v0",
+    "catalog": "--dataset catalog --dataset-path {catalog}",
+}
+METRICS = ("percentile", "recall@1", "recall@5", "recall@10", "found", "bri")
+START = "--epochs 1 --batch-size 64 --lr 1e-3 --schedule cosine --test-pairs 0"
+GO_ON = "--epochs 1 --batch-size 64 --lr 2e-4 --schedule cosine --test-pairs 0"
+LOOK = "--top-k 8 --weight 3 --outcome end"
+DECODES = 25
+"""Captions of a dialog of policy improvement over those of a supervised one: 5 heard and 120
+looked ahead, against 5."""
+QUICK_DATA = "make_css --train-scenes 16 --test-scenes 8 --edits 4 --captions 60"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What makes the choice of what to show matter.
+
+    Args:
+        what: as the table says it.
+        flags: of the dialogs, for training and playing.
+        turns: T of both.
+        own_start: the supervised start, too, is trained with these users; else with the plain
+            ones, one image at a time.
+    """
+
+    what: str
+    flags: str = ""
+    turns: int = 5
+    own_start: bool = False
+
+
+SETTINGS = {
+    "plain": Setting("one image, neural user"),
+    "noisy": Setting("words wrong with p = 0.3", "--noise 0.3", own_start=True),
+    "slate": Setting("slates of 4", "--slate 4"),
+    "no-repeat": Setting("never repeats", "--never-repeat"),
+    "impatient": Setting("leaves after 2 turns without progress", "--patience 2"),
+    "striking": Setting("names the most striking difference", "--user striking", own_start=True),
+    "ten-turns": Setting("ten turns", turns=10),
+}
+
+
+@dataclass(frozen=True)
+class Args:
+    """Where things are; what is there is not made again."""
+
+    catalog_path: Path | None = None
+    """One's own product photos (see the README); without it the gallery `catalog` is left out."""
+    data_path: Path | None = None
+    """A CSS folder; by default the built-in data in the cache, made when missing."""
+    out: Path = Path("runs/map")
+    """Receives a folder per gallery, setting and seed."""
+    only: tuple[str, ...] = ()
+    """Names of galleries and settings; by default all."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Each trains all agents anew."""
+    start_dialogs: int = 12_800
+    """Dialogs of the supervised start."""
+    dialogs: int = 2_048
+    """Dialogs of policy improvement, and of supervised training continued instead."""
+    equal_decodes: bool = False
+    """Also continue supervised training until it has heard as many captions."""
+    pairs: int = 1000
+    """Dialogs that each agent plays on images never seen in training."""
+    parallel: int = 1
+    """Cells at a time, one thread each."""
+    table: bool = False
+    """Only print what is there."""
+    quick: bool = False
+    """Tiny data and few dialogs, in a folder whose name ends in -quick: shows in a minute or two
+    that all runs, not what it reaches."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One gallery, setting and seed."""
+
+    gallery: str
+    setting: str
+    seed: int
+
+    def folder(self, out: Path) -> Path:
+        """Where its agents and figures lie."""
+        return out / self.gallery / self.setting / f"seed-{self.seed}"
+
+
+def main() -> None:
+    args = tyro.cli(Args, description=__doc__)
+    run(lambda: print(reproduce(args)))
+
+
+def reproduce(args: Args) -> str:
+    """Do what is missing, cell by cell, seeds last; returns the table.
+
+    Raises:
+        ValueError: a name that is neither a gallery's nor a setting's.
+        RuntimeError: a command failed; its own message stands on standard error.
+    """
+    from retrieval.errors import unknown
+
+    for name in args.only:
+        if name not in {**GALLERIES, **SETTINGS}:
+            raise unknown("gallery or setting", name, [*GALLERIES, *SETTINGS])
+    if args.quick:
+        args = _quick(args)
+    wanted = list(cells(args))
+    if not args.table:
+        for gallery in dict.fromkeys(cell.gallery for cell in wanted):
+            if args.parallel > 1:  # what they share is made by one
+                start(Cell(gallery, "plain", args.seeds[0]), args)
+        with ThreadPoolExecutor(args.parallel) as pool:
+            for done in [pool.submit(fill, cell, args) for cell in wanted]:
+                done.result()
+    return table(wanted, args.out)
+
+
+def _quick(args: Args) -> Args:
+    """Arguments that only show that it runs."""
+    from dataclasses import replace
+
+    out = args.out.with_name(f"{args.out.name}-quick")
+    data = out / "data"
+    if not data.exists():
+        call(f"{QUICK_DATA} --out {data}")
+    return replace(
+        args, out=out, data_path=data, catalog_path=None, start_dialogs=64, dialogs=64, pairs=20,
+        seeds=args.seeds[:2], only=args.only or ("css-3d", "noisy", "slate"),
+    )  # fmt: skip
+
+
+def cells(args: Args) -> Iterator[Cell]:
+    """The cells that were asked for: one seed of all before the next."""
+    galleries = [name for name in GALLERIES if name in args.only] or list(GALLERIES)
+    if args.catalog_path is None and "catalog" in galleries:
+        galleries.remove("catalog")
+    settings = [name for name in SETTINGS if name in args.only] or list(SETTINGS)
+    for seed in args.seeds:
+        for setting in settings:
+            for gallery in galleries:
+                yield Cell(gallery, setting, seed)
+
+
+def world(cell: Cell, args: Args) -> str:
+    """The flags of a gallery."""
+    flags = GALLERIES[cell.gallery].format(catalog=args.catalog_path)
+    return flags + (f" --data-path {args.data_path}" if args.data_path else "")
+
+
+def start(cell: Cell, args: Args) -> Path:
+    """The checkpoint that a cell's agents go on from, trained when missing."""
+    setting = SETTINGS[cell.setting]
+    whose = cell if setting.own_start else Cell(cell.gallery, "plain", cell.seed)
+    folder = whose.folder(args.out) / "sl"
+    flags = setting.flags if setting.own_start else ""
+    _train(folder, "sl", f"train_sl {START} {flags} {world(cell, args)}", args.start_dialogs,
+           cell.seed)  # fmt: skip
+    return folder / "sl-0.pt"
+
+
+def fill(cell: Cell, args: Args) -> None:
+    """Train and play a cell's agents, unless its figures are there."""
+    folder, setting = cell.folder(args.out), SETTINGS[cell.setting]
+    begin = start(cell, args)
+    go_on = f"{GO_ON} {setting.flags} {world(cell, args)} --train-turns {setting.turns} "
+    go_on += f"--pretrained-model {begin}"
+    later = cell.seed + 1000
+    agents = {"sl": begin}
+    names = [("continued", "sl", 1), ("rl", "rl", 1)]
+    if args.equal_decodes:
+        names.append(("continued-decodes", "sl", DECODES))
+    for name, prefix, times in names:
+        look = LOOK if prefix == "rl" else ""
+        _train(folder / name, prefix, f"train_{prefix} {go_on} {look}", times * args.dialogs, later)
+        agents[name] = folder / name / f"{prefix}-0.pt"
+    out = folder / ("benchmark-decodes" if args.equal_decodes else "benchmark")
+    if (out / "benchmark.json").is_file():
+        return
+    named = " ".join(f"{name}={path}" for name, path in agents.items())
+    call(
+        f"benchmark --agents {named} oracle {setting.flags} {world(cell, args)} "
+        f"--turns {setting.turns} --pairs {args.pairs} --bootstrap 200 --out {out}"
+    )
+
+
+def _train(folder: Path, prefix: str, command: str, dialogs: int, seed: int) -> None:
+    """One epoch of so many dialogs, unless it was done before."""
+    if (folder / f"{prefix}-0.pt").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    call(f"{command} --dialogs-per-epoch {dialogs} --seed {seed} --model-folder {folder}")
+
+
+def table(wanted: Sequence[Cell], out: Path) -> str:
+    """RL less SL continued at the last turn, all seeds together, and the room to the oracle.
+
+    Intervals are over targets, with all that was played for each (2,000 resamples); beside the
+    means stands in how many seeds the difference is positive. The same goes to `table.json`.
+    """
+    from retrieval.files import atomic_write
+
+    head = ["gallery", "setting", "seeds", "against", *METRICS, "found: SL, room, closed"]
+    rows, kept = [head, ["---"] * len(head)], {}
+    for gallery, setting in dict.fromkeys((cell.gallery, cell.setting) for cell in wanted):
+        seeds = [cell for cell in wanted if (cell.gallery, cell.setting) == (gallery, setting)]
+        for kind, against in (("benchmark", "continued"), ("benchmark", "sl"),
+                              ("benchmark-decodes", "continued-decodes")):  # fmt: skip
+            paths = [cell.folder(out) / kind / "ranks.npz" for cell in seeds]
+            paths = [path for path in paths if path.is_file()]
+            if paths:
+                found = pooled(paths, against)
+                kept[f"{gallery} {setting} {against}"] = found
+                rows.append([gallery, SETTINGS[setting].what, str(len(paths)), against,
+                             *(cell_text(found, metric) for metric in METRICS),
+                             room_text(found)])  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    with atomic_write(out / "table.json") as temporary:
+        temporary.write_text(json.dumps(kept, indent=1))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def pooled(paths: Sequence[Path], against: str) -> dict[str, Any]:
+    """Means and paired differences of `rl` and another agent over several seeds' dialogs."""
+    import numpy as np
+
+    from agents.report import compare, summarise
+
+    files = [dict(np.load(path)) for path in paths]
+    names = ["rl", against, "oracle"]
+    ranks = {name: np.concatenate([file[name] for file in files]) for name in names}
+    found = {name: np.concatenate([file[f"found:{name}"] for file in files]) for name in names}
+    clusters = np.concatenate([file["target"] for file in files])
+    size, rng = int(files[0]["gallery_size"]), np.random.default_rng(17)
+    drawn: dict[str, Any] = {"rng": rng, "clusters": clusters, "found": found}
+    summary = summarise(ranks, size, **drawn)
+    last = ranks["rl"].shape[1] - 1
+    compared = compare(ranks, size, [("rl", against)], **drawn)
+    differences = {row["metric"]: row for row in compared if row["turn"] == last}
+    each: dict[str, list[float]] = {metric: [] for metric in differences}
+    for file in files:
+        own = {name: file[name] for name in ("rl", against)}
+        shown = {name: file[f"found:{name}"] for name in own}
+        rows = compare(
+            own, size, [("rl", against)], rng=np.random.default_rng(0), bootstrap=2, found=shown
+        )
+        for row in rows:
+            if row["turn"] == last:
+                each[row["metric"]].append(row["difference"])
+    values = {
+        name: {metric: summary["agents"][name][metric][-1] for metric in METRICS} for name in names
+    }
+    return {"values": values, "differences": differences, "by_seed": each, "against": against}
+
+
+def cell_text(found: dict[str, Any], metric: str) -> str:
+    """A difference in points with its interval; of BRI, which is better when it is smaller, as
+    it is."""
+    row = found["differences"][metric]
+    by_seed = found["by_seed"][metric]
+    better = sum((one < 0) if metric == "bri" else (one > 0) for one in by_seed)
+    factor, digits = (1, 3) if metric == "bri" else (100, 1)
+    value, low, high = (factor * row[key] for key in ("difference", "low", "high"))
+    return (
+        f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}] ({better} of {len(by_seed)})"
+    )
+
+
+def room_text(found: dict[str, Any]) -> str:
+    """Found by the last turn: the supervised agent, what the oracle finds more, RL's share of it.
+
+    No share is told of a room below five points.
+    """
+    least, best = found["values"][found["against"]]["found"], found["values"]["oracle"]["found"]
+    room, gain = best - least, found["differences"]["found"]["difference"]
+    share = f"{100 * gain / room:.0f} %" if room >= 0.05 else "-"
+    return f"{100 * least:.1f}, {100 * room:.1f}, {share}"
+
+
+if __name__ == "__main__":
+    main()
