@@ -50,7 +50,7 @@ class Improvement:
     tau: float = 0.2
     negatives: int = 5
     rollouts: int = 1
-    weight: float = 0.3
+    weight: float = 25.0
     depth: int = 0
     outcome: str = "turns"
     pool: int = 0

@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from agents.report.strip import draw_played
 from agents.supervised import Step
 from agents.tracker import DialogTracker
 from envs.dialog import Dialog
+from retrieval import distributed
 from retrieval.files import atomic_write
 from retrieval.metrics import rank_percentile, recall_at_k
 from retrieval.schedules import make_schedule
@@ -76,6 +78,8 @@ def run_epochs(
 ) -> None:
     """Train for some epochs, saving `{prefix}-{epoch}.pt` after each.
 
+    Of several processes (`retrieval.distributed`) the first one writes, tells and tests.
+
     Args:
         prefix: "sl" or "rl".
         agent: trained in place.
@@ -92,28 +96,28 @@ def run_epochs(
         schedule: "constant", or another of `retrieval.schedules` over all epochs: a run that is
             taken up again then needs the number of epochs it began with.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
-    folder.mkdir(parents=True, exist_ok=True)
-    if epochs.start == 0:  # a new run, now that all arguments have proved good
+    distributed.barrier()  # all have read what they start from
+    if epochs.start == 0 and distributed.is_writer():  # a new run: all arguments proved good
         for path in saved_epochs(folder, prefix).values():
             path.unlink()
     set_rate = _rate_setter(optimizer, schedule, epochs.stop * batches)
     log = _load_log(folder / f"{prefix}-metrics.json", epochs.start)
-    with SummaryWriter(str(folder / "logs" / prefix), purge_step=epochs.start * batches) as writer:
+    with _summary(folder / "logs" / prefix, epochs.start * batches) as writer:
         for epoch in epochs:
             recent: list[Step] = []
             set_rate(epoch * batches)
             bar = tqdm(
                 play_epoch(epoch), total=batches, desc=f"{prefix} epoch {epoch}", unit="batch",
-                file=sys.stderr, mininterval=1.0,
+                file=sys.stderr, mininterval=1.0, disable=not distributed.is_writer(),
             )  # fmt: skip
             for step in bar:
                 recent = [*recent, step][-log_interval:]
                 set_rate(epoch * batches + step.batch + 1)
-                if step.batch % log_interval == 0:
+                if step.batch % log_interval == 0 and distributed.is_writer():
                     _log_step(writer, recent, epoch * batches + step.batch, agent)
                     bar.set_postfix(loss=f"{step.loss:.3f}", refresh=False)
+            if not distributed.is_writer():
+                continue
             agent.eval()
             numbers: dict[str, Any] = {"epoch": epoch}
             numbers["train_loss"] = float(np.mean([step.loss for step in recent]))
@@ -129,6 +133,15 @@ def run_epochs(
             save_checkpoint(
                 folder / f"{prefix}-{epoch}.pt", agent, spec, epoch, optimizer, arguments
             )
+
+
+def _summary(folder: Path, step: int) -> Any:
+    """TensorBoard's writer; of the processes that do not write, a context of nothing."""
+    if not distributed.is_writer():
+        return nullcontext()
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=step)
 
 
 def evaluate(agent: DialogTracker, dialog: Dialog, pairs: int, seed: int = 12345) -> Played:

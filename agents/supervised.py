@@ -215,8 +215,8 @@ def supervised_loss(
     negatives here too.
     """
     if how.loss == "triplet":
-        negative = features[torch.from_numpy(rng.integers(len(features), size=len(query)))]
-        return triplet_hinge(query, target, agent.embed(negative), how.margin)
+        drawn = features[torch.from_numpy(rng.integers(len(features), size=len(query)))]
+        return triplet_hinge(query, target, agent.embed(drawn), how.margin)
     if how.loss == "gallery":
         logits = agent.scale.exp() * query @ agent.embed(features).T  # (B, N)
         return F.cross_entropy(logits, torch.from_numpy(about.target))

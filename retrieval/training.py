@@ -7,6 +7,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from retrieval import distributed
 from retrieval.datasets.base import ComposedSplit
 from retrieval.encoders.image import IMAGENET_STD
 from retrieval.errors import unknown
@@ -26,6 +28,7 @@ from retrieval.losses import make_metric
 from retrieval.models import RetrievalModel
 from retrieval.regularizers import GradientAugmentation
 from retrieval.schedules import make_schedule
+from retrieval.shifting import shifted
 
 OPTIMIZERS = ("sgd", "adamw")
 BEST, LAST = "best.pt", "last.pt"
@@ -51,7 +54,8 @@ class Training:
         decay_every: steps to a tenth of the rate, in the schedule "step".
         weight_decay: of the optimiser.
         clip: largest norm of the gradient, 0 for none (as published).
-        batch_size: B; the last batch of an epoch is dropped when it is not full.
+        batch_size: B, of all processes together; the last batch of an epoch is dropped when it
+            is not full.
         iterations: optimiser steps in all. Departure: the original stops between epochs.
         epochs: passes in all, in place of `iterations` where given.
         sampled: queries by the data set's published rule, where it has one; else all that are
@@ -59,7 +63,9 @@ class Training:
         together: shuffled queries of one reference come in runs of up to this many, so that the
             targets of a batch are alike and hard to tell apart; 1 for none. Above 1 an encoder
             reads each reference of a batch once.
-        seed: fixes the queries, dropout and whatever loss and regularisers draw.
+        shift: pixels by which every picture is moved at random at most, in training alone
+            (`retrieval.shifting`); 0 for none, as published.
+        seed: fixes the queries, dropout, shifts and whatever loss and regularisers draw.
         evaluate_every: epochs between two validations; 0 only at the end.
         patience: validations without a better score before training stops; 0 never stops.
         max_minutes: of training, validation not counted; None has no limit.
@@ -86,6 +92,7 @@ class Training:
     epochs: int | None = None
     sampled: bool = True
     together: int = 1
+    shift: int = 0
     seed: int = 0
     evaluate_every: int = 1
     patience: int = 0
@@ -98,10 +105,14 @@ class Training:
         if self.optimizer not in OPTIMIZERS:
             raise unknown("optimizer", self.optimizer, OPTIMIZERS)
         for name, least in (("batch_size", 2), ("iterations", 1), ("epochs", 1), ("together", 1),
-                            ("evaluate_every", 0), ("patience", 0)):  # fmt: skip
+                            ("evaluate_every", 0), ("patience", 0), ("shift", 0)):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"expected {name} of at least {least}, got {value}")
+
+    def moved(self, images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Pictures (B, H, W, 3) as training reads them; features (B, F) as they are."""
+        return shifted(images, self.shift, rng) if images.ndim == 4 else images
 
     def steps(self, split: ComposedSplit) -> tuple[int, int]:
         """Optimiser steps of an epoch and in all.
@@ -180,6 +191,10 @@ def fit(
     last checkpoint is written at the start, after every validation and every few minutes, so a
     run that is stopped can go on, to the numbers an uninterrupted one gives.
 
+    On several processes (`retrieval.distributed`) each reads its rows of every batch, and the
+    first one writes, tells and validates. With `together` above 1 a BatchNorm of the query's
+    encoder counts a reference once for each process that reads it.
+
     Args:
         model: trained in place.
         split: what it learns from.
@@ -195,8 +210,6 @@ def fit(
         ValueError: the split does not suit the model or the recipe.
         RuntimeError: the loss is no longer a number.
     """
-    from torch.utils.tensorboard import SummaryWriter
-
     references = reference_images(split, reads_features(model))
     targets = gallery_images(split, reads_features(model))
     by_epoch, total = how.steps(split)
@@ -207,17 +220,19 @@ def fit(
     if resume is not None:
         progress = _restore(model, optimizer, chance, resume)
     metric = make_metric(how.loss, chance, how.half_gradient, how.matching_weight)
+    distributed.share(model)
+    mine = distributed.own_rows(how.batch_size)
 
     def save(name: str) -> None:
-        save_training(folder / name, model, optimizer, chance, progress, arguments or {})
+        if distributed.is_writer():
+            save_training(folder / name, model, optimizer, chance, progress, arguments or {})
 
-    folder.mkdir(parents=True, exist_ok=True)
     save(LAST)
     saved_at = time.monotonic()
-    writer = SummaryWriter(str(folder), purge_step=progress.step)
+    writer = _summary(folder, progress.step)
     bar = tqdm(
         total=total, initial=progress.step, desc="train", unit="step", file=sys.stderr,
-        mininterval=1.0,
+        mininterval=1.0, disable=not distributed.is_writer(),
     )  # fmt: skip
     queries: Sequence[Triplet] = ()
     recent: dict[str, list[float]] = defaultdict(list)
@@ -228,17 +243,20 @@ def fit(
             if batch == 0:  # every epoch has chance of its own
                 torch.manual_seed(how.seed * 1_000_003 + epoch)
                 chance.manual_seed(how.seed * 1_000_003 + epoch)
+            if distributed.processes() > 1:  # for a resumed run to find, whatever was saved
+                distributed.seed_dropout(how.seed * 1_000_003 + progress.step)
             if batch == 0 or not queries:
                 queries = how.queries(split, epoch)
 
             # one batch of queries, under the rate of this step
-            rows = queries[batch * how.batch_size : (batch + 1) * how.batch_size]
+            rows = queries[batch * how.batch_size : (batch + 1) * how.batch_size][mine]
             shown = [query.reference for query in rows]
             which = None
             if how.together > 1 and not how.augmentation.explicit:
                 shown, which = _distinct(shown)
-            images = to_tensor(references[shown])
-            goals = to_tensor(targets[[query.target for query in rows]])
+            moves = np.random.default_rng([how.seed, progress.step, distributed.process_number()])
+            images = to_tensor(how.moved(references[shown], moves))
+            goals = to_tensor(how.moved(targets[[query.target for query in rows]], moves))
             ids = model.token_ids([query.caption for query in rows])
             rate = schedule(progress.step, total)
             for group in optimizer.param_groups:
@@ -251,28 +269,32 @@ def fit(
                     model, images, ids, goals, metric, how.augmentation, chance, which
                 )
             loss = torch.stack(list(terms.values())).sum()
-            if not torch.isfinite(loss):
+            values = distributed.average(*[term.item() for term in (*terms.values(), loss)])
+            if not np.isfinite(values[-1]):
                 raise RuntimeError(
-                    f"the loss became {loss.item()} in step {progress.step}; lower --learning_rate "
+                    f"the loss became {values[-1]} in step {progress.step}; lower --learning_rate "
                     f"and go on from {folder / LAST}"
                 )
             optimizer.zero_grad()
             loss.backward()
+            distributed.average_gradients(model)
             if how.clip:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), how.clip)
             optimizer.step()
             progress.step += 1
             progress.seconds += time.monotonic() - began
+            if how.max_minutes is not None:
+                progress.seconds = distributed.from_writer(progress.seconds)
 
             # tell
             bar.update()
-            for name, term in {**terms, "loss": loss}.items():
-                recent[name].append(term.item())
+            for name, value in zip((*terms, "loss"), values, strict=True):
+                recent[name].append(value)
             if progress.step % log_every == 0:
                 bar.set_postfix(metric=f"{np.mean(recent['metric']):.3f}", refresh=False)
                 _log(writer, "train", {name: np.mean(last) for name, last in recent.items()},
                      progress.step)  # fmt: skip
-                writer.add_scalar("train/learning_rate", rate * how.learning_rate, progress.step)
+                _log(writer, "train", {"learning_rate": rate * how.learning_rate}, progress.step)
                 recent.clear()
 
             # watch the model at the end of an epoch and of the run
@@ -316,7 +338,7 @@ def batch_terms(
 
     def exact(query: Tensor, target: Tensor) -> Tensor:
         with torch.autocast(query.device.type, enabled=False):
-            return metric(query.float(), target.float())
+            return metric(*distributed.gather(query.float(), target.float()))
 
     images.requires_grad_(augmentation.explicit)
     shared = () if which is None else (which,)
@@ -440,20 +462,34 @@ def _watch(
                "minutes": round(progress.seconds / 60, 3)}  # fmt: skip
     is_best = True
     if validate is not None:
-        found = dict(validate(model))
-        is_best = progress.best is None or found["score"] > progress.best
-        progress.best = found["score"] if is_best else progress.best
+        found = dict(validate(model)) if distributed.is_writer() else {}
+        score = distributed.from_writer(found.get("score", 0.0))
+        is_best = progress.best is None or score > progress.best
+        progress.best = score if is_best else progress.best
         progress.waited = 0 if is_best else progress.waited + 1
         numbers |= found
         _log(writer, "validation", found, progress.step)
         line = ", ".join(f"{name} {value:.4f}" for name, value in list(found.items())[:6])
-        print(f"epoch {numbers['epoch']:.1f}: {line}", file=sys.stderr)
+        if distributed.is_writer():
+            print(f"epoch {numbers['epoch']:.1f}: {line}", file=sys.stderr)
     progress.history.append(numbers)
+    if not distributed.is_writer():
+        return is_best
     with atomic_write(folder / "metrics.json") as temporary:
         temporary.write_text(json.dumps(progress.history, indent=1))
     return is_best
 
 
+def _summary(folder: Path, step: int) -> Any:
+    """TensorBoard's writer; of the processes that do not write, a context of nothing."""
+    if not distributed.is_writer():
+        return nullcontext()
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    return SummaryWriter(str(folder), purge_step=step)
+
+
 def _log(writer: Any, part: str, numbers: Mapping[str, Any], step: int) -> None:
-    for name, value in numbers.items():
+    for name, value in numbers.items() if distributed.is_writer() else ():
         writer.add_scalar(f"{part}/{name}", value, step)

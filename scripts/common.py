@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,8 +70,7 @@ def run(main: Callable[[], None], together: bool = False) -> None:
         together: whether processes that `torchrun` started do it as one
             (`retrieval.distributed`).
     """
-    # Threads that spin while they wait slow two processes on two cores down tenfold.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    choose_threads(os.environ)  # before NumPy and PyTorch are loaded, which read it once
     import gymnasium as gym
 
     # where torchrun says how many processes it started
@@ -93,6 +92,24 @@ def run(main: Callable[[], None], together: bool = False) -> None:
         who = f" (process {os.environ.get('RANK')})" if several else ""
         print(f"error{who}: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+def choose_threads(environment: MutableMapping[str, str]) -> None:
+    """Share the cores out among the processes of one job, unless `OMP_NUM_THREADS` is set.
+
+    Each process takes the cores that it may run on, divided by the processes that `torchrun`
+    started on this machine. Jobs that know nothing of each other cannot share: give each
+    `OMP_NUM_THREADS=1` where there are as many as cores (see SCALING.md).
+
+    Args:
+        environment: of the process; NumPy and PyTorch read it when they are loaded.
+    """
+    # Threads that spin while they wait slow two processes on two cores down tenfold.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    has_affinity = hasattr(os, "sched_getaffinity")  # not everywhere
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    processes = int(environment.get("LOCAL_WORLD_SIZE", "1"))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // processes)))
 
 
 def environment_of(args: DialogArgs) -> str:

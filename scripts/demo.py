@@ -43,15 +43,15 @@ class Args:
     """Passes over single captions before the dialogs of each supervised start."""
     sl_dialogs: int = 12_800
     """Dialogs of each supervised start."""
-    rl_dialogs: int = 1_000
+    rl_dialogs: int = 2_048
     """Dialogs of policy improvement, and of supervised training continued instead."""
     batch_size: int = 64
     """Dialogs advanced together in the supervised starts."""
-    fine_batch_size: int = 16
+    fine_batch_size: int = 64
     """The same in everything that goes on from them."""
     lr: float = 1e-3
     """Of the supervised starts; over the dialogs it falls to 0 along a cosine."""
-    fine_lr: float = 5e-4
+    fine_lr: float = 2e-4
     """Of everything that goes on from them; falls likewise."""
     equal_decodes: bool = False
     """Also continue supervised training until it has heard as many captions as RL."""
@@ -121,7 +121,7 @@ def train_chain(args: Args, seed: int, start: str) -> None:
     _train(args, "train_sl", folder / f"{start}-continued", later, args.rl_dialogs, go_on)
     _train(args, "train_rl", folder / RL_OF[start], later, args.rl_dialogs, go_on)
     if args.equal_decodes:
-        dialogs = args.rl_dialogs * 65 // 5  # 5 turns heard and 60 looked ahead, against 5
+        dialogs = args.rl_dialogs * 10  # 5 captions heard and 44 looked ahead, against 5
         name = f"{start}-continued-decodes"
         _train(args, "train_sl", folder / name, later, dialogs, go_on)
 

@@ -26,10 +26,10 @@ GALLERIES = {
 METRICS = ("percentile", "recall@1", "recall@5", "recall@10", "found", "bri")
 START = "--epochs 1 --batch-size 64 --lr 1e-3 --schedule cosine --test-pairs 0"
 GO_ON = "--epochs 1 --batch-size 64 --lr 2e-4 --schedule cosine --test-pairs 0"
-LOOK = "--top-k 8 --weight 3 --outcome end"
-DECODES = 25
-"""Captions of a dialog of policy improvement over those of a supervised one: 5 heard and 120
-looked ahead, against 5."""
+CANDIDATES = 4
+LOOK = f"--top-k {CANDIDATES} --weight 25"
+PLAYED = 1
+"""Seed of the dialogs that are played: not those that the flags above were chosen by."""
 QUICK_DATA = "make_css --train-scenes 16 --test-scenes 8 --edits 4 --captions 60"
 
 
@@ -189,7 +189,7 @@ def fill(cell: Cell, args: Args) -> None:
     agents = {"sl": begin}
     names = [("continued", "sl", 1), ("rl", "rl", 1)]
     if args.equal_decodes:
-        names.append(("continued-decodes", "sl", DECODES))
+        names.append(("continued-decodes", "sl", captions(setting.turns)))
     for name, prefix, times in names:
         look = LOOK if prefix == "rl" else ""
         _train(folder / name, prefix, f"train_{prefix} {go_on} {look}", times * args.dialogs, later)
@@ -200,8 +200,17 @@ def fill(cell: Cell, args: Args) -> None:
     named = " ".join(f"{name}={path}" for name, path in agents.items())
     call(
         f"benchmark --agents {named} oracle {setting.flags} {world(cell, args)} "
-        f"--turns {setting.turns} --pairs {args.pairs} --bootstrap 200 --out {out}"
+        f"--turns {setting.turns} --pairs {args.pairs} --seed {PLAYED} --bootstrap 200 --out {out}"
     )
+
+
+def captions(turns: int) -> int:
+    """Captions that a dialog of policy improvement costs, for one of a supervised dialog.
+
+    At each of T turns the K candidates are played on for the turns that are left, or for one.
+    """
+    ahead = CANDIDATES * sum(max(1, turns - 1 - turn) for turn in range(turns))
+    return -(-(turns + ahead) // turns)
 
 
 def _train(folder: Path, prefix: str, command: str, dialogs: int, seed: int) -> None:

@@ -163,6 +163,8 @@ class Args(DataArgs):
     together: int | None = None
     """Shuffled queries of one reference come in runs of up to this many (hard negatives): 1,
     recipe fast 4."""
+    shift: int = 0
+    """Pixels by which every picture is moved at random at most, in training alone."""
     train_queries: int | None = None
     """Train on so many of the queries only."""
     validation_share: float = 0.05
@@ -345,7 +347,8 @@ def training_of(args: Args) -> Training:
     one_rate = RECIPES[str(args.recipe)].one_rate or args.dataset in BUILT_IN
     shared = (
         "loss", "half_gradient", "matching_weight", "optimizer", "schedule", "learning_rate",
-        "weight_decay", "clip", "batch_size", "epochs", "sampled", "together", "seed",
+        "weight_decay", "clip", "batch_size", "epochs", "sampled", "together", "shift",
+        "seed",
         "evaluate_every", "patience", "max_minutes", "bfloat16",
     )  # fmt: skip
     return Training(

@@ -41,8 +41,11 @@ class Args(DialogArgs):
     """What a roll-out is worth: `turns` (all its turns) or `end` (its last)."""
     pool: int = 0
     """Half of the candidates are drawn from so many nearest images; 0 takes the nearest K."""
-    weight: float = 0.3
-    """Weight of the improved or self-critical policy loss beside the supervised loss."""
+    offer: str = "images"
+    """With slates, what is looked ahead from: `images` shown alone, or whole `slates`."""
+    weight: float | None = None
+    """Weight of the improved (by default 25) or self-critical (0.3) policy loss beside the
+    supervised loss."""
     loss: str | None = None
     """Supervised loss that stays on, as in `train_sl`; by default the start's own."""
     triplet_margin: float = 0.1
@@ -97,11 +100,12 @@ def train(args: Args) -> None:
 
     if args.method not in METHODS:
         raise unknown("method", args.method, METHODS)
+    weighed = {} if args.weight is None else {"weight": args.weight}
     policy = Improvement(
-        args.improvement, args.top_k, args.tau, args.neg_num, args.rollouts, args.weight,
-        args.depth, args.outcome, args.pool,
+        args.improvement, args.top_k, args.tau, args.neg_num, args.rollouts, depth=args.depth,
+        outcome=args.outcome, pool=args.pool, offer=args.offer, **weighed,
     )  # fmt: skip
-    by_chance = SelfCritical(args.top_k, args.samples, weight=args.weight)
+    by_chance = SelfCritical(args.top_k, args.samples, **weighed)
     with writer_first():  # what is missing is made once
         dialog = dialog_of(args, "train", args.train_turns)
         test = dialog_of(args, "test", args.test_turns) if args.test_pairs else None

@@ -78,10 +78,8 @@ class AttributeUser:
     def describe(self, reference: np.ndarray, target: np.ndarray, rng: Draws) -> list[str]:
         """One true caption per pair of images; see `User.describe`."""
         draws = rng.random((len(target), DRAWS))  # (B, DRAWS)
-        return [
-            self._speak(self._attributes[shown], self._attributes[meant], row)
-            for shown, meant, row in zip(reference, target, draws, strict=True)
-        ]
+        shown, meant = self._attributes[reference], self._attributes[target]  # (B, A)
+        return list(map(self._speak, shown, meant, draws))
 
     def distance(self, offered: np.ndarray, target: np.ndarray) -> np.ndarray:
         """How far images (B, K) are from the targets (B,), by attributes; see `judging`."""

@@ -12,10 +12,9 @@ from torch.nn import functional as F
 
 from retrieval.files import atomic_write
 from retrieval.gallery import Gallery
-from retrieval.text import END, PADDING, UNKNOWN, Vocabulary
+from retrieval.text import PADDING, Vocabulary
 from user_simulator.base import Draws
-
-MAX_WORDS = 16
+from user_simulator.decoding import MAX_WORDS, Decoder
 
 
 class ImageTables(NamedTuple):
@@ -131,15 +130,22 @@ class RelativeCaptioner(nn.Module):
             begin_reference=vectors @ change.T,
         )
 
+    def begin_pairs(
+        self, tables: ImageTables, reference: Tensor, target: Tensor
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """For pairs (B,): tokens of the places (B, G, H), and the LSTM's state and cell (B, H)."""
+        seen = F.relu(tables.place_target[target] - tables.place_reference[reference])
+        state = torch.tanh(tables.begin_target[target] - tables.begin_reference[reference])
+        hidden, cell = state.chunk(2, dim=-1)
+        return seen + self.place, (hidden, cell)
+
     def start(
         self, tables: ImageTables, reference: Tensor, target: Tensor
     ) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
         """For pairs (B,): keys and values of each look, and the state (1, B, H) of the LSTM."""
-        seen = F.relu(tables.place_target[target] - tables.place_reference[reference])
-        state = torch.tanh(tables.begin_target[target] - tables.begin_reference[reference])
-        hidden, cell = state.unsqueeze(0).chunk(2, dim=-1)
-        memory = [look.memory(seen + self.place) for look in self.looks]  # type: ignore[operator]
-        return memory, (hidden.contiguous(), cell.contiguous())
+        places, (hidden, cell) = self.begin_pairs(tables, reference, target)
+        memory = [look.memory(places) for look in self.looks]  # type: ignore[operator]
+        return memory, (hidden[None].contiguous(), cell[None].contiguous())
 
     def step(
         self,
@@ -161,7 +167,6 @@ class RelativeCaptioner(nn.Module):
         begin = torch.full_like(target, PADDING)  # id 0 begins, as in the published captioner
         return self.step(torch.cat([begin[:, None], said], dim=1), memory, state)[0]
 
-    @torch.inference_mode()
     def decode(
         self,
         tables: ImageTables,
@@ -179,29 +184,7 @@ class RelativeCaptioner(nn.Module):
             draws: uniform numbers (B, 16) to sample with, or None for the likeliest words.
             temperature: of the sampling; below 1 it keeps to likelier words.
         """
-        said = torch.zeros(len(target), MAX_WORDS, dtype=torch.long)
-        memory, state = self.start(tables, reference, target)
-        word = torch.full_like(target, PADDING)
-        alive = torch.arange(len(target))
-        for position in range(MAX_WORDS):
-            scores, state = self.step(word[:, None], memory, state)
-            scores = scores[:, 0]
-            scores[:, PADDING] = scores[:, UNKNOWN] = -torch.inf  # nothing one could say
-            if draws is None:
-                word = scores.argmax(-1)
-            else:
-                below = (scores / temperature).softmax(-1).cumsum(-1)
-                at = draws[alive, position : position + 1].to(below) * below[:, -1:]
-                word = (below <= at).sum(-1).clamp(max=scores.shape[1] - 1)
-            said[alive, position] = torch.where(word == END, PADDING, word)
-            going = word != END
-            if not going.all():  # finished rows leave the batch
-                alive, word = alive[going], word[going]
-                memory = [(keys[going], values[going]) for keys, values in memory]
-                state = (state[0][:, going], state[1][:, going])
-                if len(alive) == 0:
-                    break
-        return said
+        return Decoder(self).decode(tables, reference, target, draws, temperature)
 
     def save(self, path: Path, report: dict[str, float] | None = None) -> None:
         """Write weights, sizes, words and the quality report, atomically."""
@@ -260,6 +243,7 @@ class NeuralUser:
             )
         self.captioner = captioner.eval()
         self.temperature = temperature
+        self._decoder = Decoder(captioner)
         with torch.inference_mode():
             self._tables = captioner.tables(
                 torch.from_numpy(gallery.features),
@@ -278,7 +262,7 @@ class NeuralUser:
         return [captions[row] for row in back.reshape(-1)]
 
     def _decode(self, reference: np.ndarray, target: np.ndarray, draws: Tensor | None) -> Tensor:
-        return self.captioner.decode(
+        return self._decoder.decode(
             self._tables,
             torch.from_numpy(np.asarray(reference, dtype=np.int64)),
             torch.from_numpy(np.asarray(target, dtype=np.int64)),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from retrieval import distributed
 from retrieval.catalog.pairs import CaptionedPairs
 from retrieval.catalog.preparation import prepare_apart as prepare_catalogue
 from retrieval.catalog.roles import Roles
@@ -50,7 +51,8 @@ def train_and_report(
         ValueError: the data has no relative captions or no grids, or a share of nothing.
     """
     root = (root or default_root()).expanduser().absolute()
-    prepare_apart(root, look, encoder)
+    with distributed.writer_first():
+        prepare_apart(root, look, encoder)
     gallery, triplets = css.load(root, "train", look, encoder)
     if not triplets or gallery.grids is None:
         raise ValueError(
@@ -88,7 +90,8 @@ def train_and_report_catalog(
     Raises:
         FileNotFoundError, ValueError: see `retrieval.datasets.catalog.load`.
     """
-    prepare_catalogue(root, encoder, roles)
+    with distributed.writer_first():
+        prepare_catalogue(root, encoder, roles)
     gallery, _ = catalog.load(root, "train", encoder, roles)
     assert gallery.attributes is not None
     speaker = CaptionedPairs(gallery.spoken, gallery.attributes)
@@ -118,6 +121,8 @@ def some_of(triplets: Sequence[Triplet], share: float, seed: int) -> Sequence[Tr
 def _save_and_report(
     captioner: RelativeCaptioner, test: Gallery, held_out: Sequence[Triplet], path: Path
 ) -> dict[str, float]:
+    if not distributed.is_writer():
+        return {}
     numbers = report(captioner, test, held_out)
     captioner.save(path, numbers)
     with atomic_write(path.with_suffix(".json")) as temporary:

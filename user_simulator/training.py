@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from retrieval import distributed
 from retrieval.gallery import Gallery, Triplet
 from retrieval.text import END, PADDING, Vocabulary
 from user_simulator.captioner import MAX_WORDS, RelativeCaptioner
@@ -33,7 +34,7 @@ def fit_captioner(
         gallery: with vectors and grids.
         triplets: the relative captions.
         epochs: passes over the triplets.
-        batch_size: triplets per step.
+        batch_size: triplets per step, of all processes together (`retrieval.distributed`).
         learning_rate: peak of the schedule.
         hidden_size: see `RelativeCaptioner`.
         seed: fixes the initial weights, the order and dropout.
@@ -46,6 +47,10 @@ def fit_captioner(
     model = RelativeCaptioner(
         vocabulary, gallery.features.shape[1], grid_dim, places, hidden_size
     ).train()
+    distributed.own_rows(batch_size)  # refuses what cannot be shared
+    distributed.share(model)
+    if distributed.processes() > 1:  # else dropout goes on where the initial weights stopped
+        distributed.seed_dropout(seed)
     vectors = torch.from_numpy(gallery.features)
     grids = torch.from_numpy(gallery.grids.astype(np.float32))
     model.standardize(grids)
@@ -57,12 +62,17 @@ def fit_captioner(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, max_lr=learning_rate, total_steps=steps, pct_start=0.15
     )
-    bar = tqdm(total=steps, desc="captioner", unit="step", file=sys.stderr, mininterval=1.0)
+    bar = tqdm(
+        total=steps, desc="captioner", unit="step", file=sys.stderr, mininterval=1.0,
+        disable=not distributed.is_writer(),
+    )  # fmt: skip
     with bar:
         for _ in range(epochs):
             order = rng.permutation(len(triplets))
             for step in range(max(1, len(triplets) // batch_size)):
-                rows = torch.from_numpy(order[step * batch_size : (step + 1) * batch_size])
+                batch = order[step * batch_size : (step + 1) * batch_size]
+                batch = batch[: distributed.even(len(batch))]
+                rows = torch.from_numpy(batch[distributed.own_rows(len(batch))])
                 said = words[rows]
                 said = said[:, : int((said != PADDING).sum(1).max())]  # (B, L), the end included
 
@@ -72,9 +82,11 @@ def fit_captioner(
                 first = torch.arange(len(rows))
                 scores = model(tables, first, first + len(rows), said[:, :-1])
                 loss = F.cross_entropy(scores.flatten(0, 1), said.flatten(), ignore_index=PADDING)
+                loss = distributed.weight((said != PADDING).sum().item()) * loss  # a mean of words
 
                 optimizer.zero_grad()
                 loss.backward()
+                distributed.average_gradients(model)
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
                 optimizer.step()
                 schedule.step()

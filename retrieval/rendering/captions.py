@@ -9,6 +9,7 @@ described on its own (people do both in the Shoes captions).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -20,7 +21,9 @@ from retrieval.rendering.claims import (
     PLACE_WORDS,
     SIZE_WORDS,
     TEMPLATES,
+    Cells,
     Claim,
+    cells_of,
     plural,
 )
 from retrieval.rendering.scenes import CELLS, COLOR, COLOR_NAMES, SHAPE, SIZE
@@ -31,6 +34,16 @@ ABSOLUTE = 0.15
 DRAWS = 40
 """Uniform numbers that one caption may use: a fixed count, so that what one pair's user says
 never depends on the pairs beside it."""
+
+PLACE_NAMES = {
+    place: [word for word, cells in PLACE_WORDS.items() if cells == place]
+    for place in PLACE_WORDS.values()
+}
+"""What a set of cells is called."""
+_EVERYWHERE = frozenset(range(CELLS))
+_LINES = [frozenset(range(first, first + 3)) for first in (0, 3, 6)] + [
+    frozenset(range(first, CELLS, 3)) for first in range(3)
+]
 
 T = TypeVar("T")
 
@@ -50,7 +63,10 @@ class Chance:
     """Choices made from a fixed row of uniform numbers."""
 
     def __init__(self, draws: Sequence[float] | np.ndarray):
-        self._draws: Iterator[float] = iter(draws)
+        # plain numbers: NumPy's own take several times as long one by one
+        self._draws: Iterator[float] = iter(
+            draws.tolist() if isinstance(draws, np.ndarray) else draws
+        )
 
     def below(self, probability: float) -> bool:
         return next(self._draws) < probability
@@ -59,18 +75,21 @@ class Chance:
         if weights is None:
             return options[int(next(self._draws) * len(options))]
         at = next(self._draws) * sum(weights)
-        for option, weight in zip(options, weights, strict=True):
+        for place, weight in enumerate(weights):
             at -= weight
             if at < 0:
-                return option
+                return options[place]
         return options[-1]
 
 
 def differences(reference: np.ndarray, target: np.ndarray) -> list[Difference]:
     """What distinguishes a target scene (9, 3) from a reference scene, weighted by strikingness."""
+    return _differences(cells_of(reference), cells_of(target))
+
+
+def _differences(before: Cells, after: Cells) -> list[Difference]:
     found = []
-    for cell in range(CELLS):
-        old, new = _codes(reference[cell]), _codes(target[cell])
+    for cell, (old, new) in enumerate(zip(before, after, strict=True)):
         if old == new:
             continue
         weight = (1.3 if cell == 4 else 1.0) * (1.6 if 2 in (old[SIZE], new[SIZE]) else 1.0)
@@ -87,17 +106,14 @@ def differences(reference: np.ndarray, target: np.ndarray) -> list[Difference]:
             found.append(Difference("becomes", new, old, cell, weight=1.2 * weight))
         else:
             found.append(Difference("instead", new, old, cell, weight=1.2 * weight))
-    before, after = int((reference[:, SHAPE] > 0).sum()), int((target[:, SHAPE] > 0).sum())
-    if before != after:
-        kind = "more" if after > before else "fewer"
-        found.append(Difference(kind, weight=0.15 * abs(after - before)))
-    for color in range(1, len(COLOR_NAMES) + 1):
-        then, now = (
-            int((reference[:, COLOR] == color).sum()),
-            int((target[:, COLOR] == color).sum()),
-        )
-        if now > then and now > 1:
-            found.append(Difference("count", new=(0, color, 0), number=now, weight=0.4))
+    then, now = ([codes[COLOR] for codes in cells if codes[SHAPE]] for cells in (before, after))
+    if len(then) != len(now):
+        kind = "more" if len(now) > len(then) else "fewer"
+        found.append(Difference(kind, weight=0.15 * abs(len(now) - len(then))))
+    for color in sorted({*now}):
+        number = now.count(color)
+        if number > 1 and number > then.count(color):
+            found.append(Difference("count", new=(0, color, 0), number=number, weight=0.4))
     return found
 
 
@@ -119,16 +135,15 @@ def relative_caption(
         A sentence all of whose claims are true of the pair (`claims.is_faithful`).
     """
     chance = Chance(draws)
-    facts = differences(reference, target)
+    before, after = cells_of(reference), cells_of(target)
+    facts = _differences(before, after)
     if not facts:
         return chance.pick(TEMPLATES["same"])
-    occupied = np.flatnonzero(target[:, SHAPE])
-    shared = sum(_codes(reference[cell]) == _codes(target[cell]) for cell in occupied)
-    if shared == 0 and len(occupied) and chance.below(ABSOLUTE):
+    occupied = [cell for cell, codes in enumerate(after) if codes[SHAPE]]
+    shares = any(before[cell] == after[cell] for cell in occupied)
+    if occupied and not shares and chance.below(ABSOLUTE):
         facts = [
-            Difference(
-                "has", _codes(target[cell]), cell=int(cell), weight=float(target[cell, SIZE])
-            )
+            Difference("has", after[cell], cell=cell, weight=float(after[cell][SIZE]))
             for cell in occupied
         ]
     clauses: list[str] = []
@@ -137,7 +152,7 @@ def relative_caption(
         if wanted < len(facts) or not clauses:
             fact = chance.pick(facts, [fact.weight for fact in facts])
             facts = [other for other in facts if other.cell != fact.cell]
-            clauses.append(_clause(fact, reference, target, chance, NOUNS[look], count > 1))
+            clauses.append(_clause(fact, before, after, chance, NOUNS[look], count > 1))
         if not facts:
             break
     sentence = " and ".join(clauses)
@@ -158,17 +173,18 @@ def striking_caption(
         reference, target, draws, look: as for `relative_caption`.
     """
     chance = Chance(draws)
-    facts = differences(reference, target)
+    before, after = cells_of(reference), cells_of(target)
+    facts = _differences(before, after)
     if not facts:
         return chance.pick(TEMPLATES["same"])
     fact = max(facts, key=lambda fact: fact.weight)
-    return _clause(fact, reference, target, chance, NOUNS[look], brief=False)
+    return _clause(fact, before, after, chance, NOUNS[look], brief=False)
 
 
 def _clause(
     fact: Difference,
-    reference: np.ndarray,
-    target: np.ndarray,
+    before: Cells,
+    after: Cells,
     chance: Chance,
     nouns: tuple[tuple[str, ...], ...],
     brief: bool,
@@ -180,30 +196,37 @@ def _clause(
     if kind == "loses" and chance.below(0.12):
         kind = chance.pick(["lacks", "lacks", "empty"])
     # By its looks, which takes the reference to find it, or by its place.
-    looks = _looks(reference, fact.cell)
+    looks = _looks(before, fact.cell)
     by_looks = chance.below(0.75) and looks is not None
+    template = chance.pick(_options(kind, by_looks, fact.old[SHAPE] > 0))
+    claimed = _claim(kind, template, fact, looks if by_looks else None, chance)
+    rough = chance.below(0.12)
+    line = _line(fact.cell, chance)
+    if rough and "{place}" in template and line in PLACE_NAMES:
+        vague = Claim(claimed.kind, claimed.new, claimed.old, line, claimed.count)
+        claimed = vague if vague.holds_of(before, after) else claimed
+    if not claimed.holds_of(before, after):  # a partial description can fit too much
+        kind, place = fact.kind, _EVERYWHERE
+        if fact.cell >= 0:
+            place = frozenset([fact.cell])
+            template = next(option for option in TEMPLATES[kind] if "{place}" in option)
+        claimed = Claim(kind, fact.new, fact.old, place, fact.number)
+    return _spell(template, claimed, fact, chance, nouns, brief)
+
+
+@cache
+def _options(kind: str, by_looks: bool, has_old: bool) -> list[str]:
+    """The templates of a kind that name an object by its looks, or else by its place."""
     options = [
         template
         for template in TEMPLATES[kind]
         if "{old}" not in template or by_looks != ("{place}" in template)
     ]
     if by_looks and any("{old}" in template for template in options):
-        options = [template for template in options if "{old}" in template]
-    elif fact.old[SHAPE]:
-        options = [template for template in options if "{place}" in template]
-    template = chance.pick(options)
-    claimed = _claim(kind, template, fact, looks if by_looks else None, chance)
-    rough = chance.below(0.12)
-    line = _line(fact.cell, chance)
-    if rough and "{place}" in template and line in PLACE_WORDS.values():
-        claimed = _if_true(claimed, place=line, reference=reference, target=target)
-    if not claimed.holds(reference, target):  # a partial description can fit too much
-        kind, place = fact.kind, frozenset(range(CELLS))
-        if fact.cell >= 0:
-            place = frozenset([fact.cell])
-            template = next(option for option in TEMPLATES[kind] if "{place}" in option)
-        claimed = Claim(kind, fact.new, fact.old, place, fact.number)
-    return _spell(template, claimed, fact, chance, nouns, brief)
+        return [template for template in options if "{old}" in template]
+    if has_old:
+        return [template for template in options if "{place}" in template]
+    return options
 
 
 def _claim(
@@ -229,38 +252,28 @@ def _claim(
     if kind in ("bigger", "smaller"):
         old = (*old[:2], 0)
     everywhere = "{place}" not in template or fact.cell < 0
-    place = frozenset(range(CELLS)) if everywhere else frozenset([fact.cell])
+    place = _EVERYWHERE if everywhere else frozenset([fact.cell])
     return Claim(kind, new, old, place, fact.number)
 
 
-def _looks(scene: np.ndarray, cell: int) -> tuple[int, int, int] | None:
+def _looks(before: Cells, cell: int) -> tuple[int, int, int] | None:
     """The shortest description that fits one object of a scene alone, if there is one."""
-    if cell < 0 or not scene[cell, SHAPE]:
+    if cell < 0 or not before[cell][SHAPE]:
         return None
-    shape, color, size = _codes(scene[cell])
-    for codes in ((0, color, 0), (shape, color, 0), (shape, color, size)):
-        fits = scene[:, SHAPE] > 0
-        for attribute, code in enumerate(codes):
-            fits = fits & ((scene[:, attribute] == code) | (code == 0))
-        if fits.sum() == 1:
-            return codes
-    return None
+    shape, color, size = before[cell]
+    alike = [codes for codes in before if codes[COLOR] == color and codes[SHAPE]]
+    if len(alike) == 1:
+        return 0, color, 0
+    alike = [codes for codes in alike if codes[SHAPE] == shape]
+    if len(alike) == 1:
+        return shape, color, 0
+    return (shape, color, size) if alike.count(before[cell]) == 1 else None
 
 
 def _line(cell: int, chance: Chance) -> frozenset[int]:
     """The row or the column that a cell lies in."""
     row, column = divmod(cell, 3)
-    if chance.below(0.5):
-        return frozenset(range(row * 3, row * 3 + 3))
-    return frozenset(range(column, CELLS, 3))
-
-
-def _if_true(
-    claim: Claim, place: frozenset[int], reference: np.ndarray, target: np.ndarray
-) -> Claim:
-    """The claim made of another place where that is true as well, else the claim itself."""
-    vague = Claim(claim.kind, claim.new, claim.old, place, claim.count)
-    return vague if bool(vague.holds(reference, target)) else claim
+    return _LINES[row] if chance.below(0.5) else _LINES[3 + column]
 
 
 def _spell(
@@ -273,13 +286,13 @@ def _spell(
 ) -> str:
     """Fill in a template's slots with words."""
     new, old = _thing(claim.new, chance, nouns), _thing(claim.old, chance, nouns)
-    names = [word for word, cells in PLACE_WORDS.items() if cells == claim.place]
+    names = PLACE_NAMES.get(claim.place)
     preposition = "" if brief else chance.pick(("in the ", "in the ", "at the ", "on the "))
     place = preposition + chance.pick(names) if names else ""
     noun = _noun(claim.new[SHAPE], chance, nouns)
     return template.format(
         new=new,
-        news=" ".join([*new.split()[:-1], plural(new.split()[-1])]),
+        news=_several(new),
         a_new=_with_article(new),
         old=old,
         a_old=_with_article(old),
@@ -316,9 +329,12 @@ def _partial(codes: tuple[int, int, int], chance: Chance) -> tuple[int, int, int
     return (0 if style == "color" else shape, 0 if style == "shape" else color, said_size)
 
 
+@cache
+def _several(words: str) -> str:
+    """A thing as several of its kind."""
+    return " ".join([*words.split()[:-1], plural(words.split()[-1])])
+
+
+@cache
 def _with_article(words: str) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words
-
-
-def _codes(cell: np.ndarray) -> tuple[int, int, int]:
-    return int(cell[SHAPE]), int(cell[COLOR]), int(cell[SIZE])

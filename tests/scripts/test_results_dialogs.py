@@ -1,0 +1,102 @@
+"""The map of policy improvement: its commands, what it makes again, its table."""
+
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tyro
+
+from agents.look_ahead import Improvement
+from scripts import benchmark, results_dialogs, train_rl, train_sl
+from scripts.results_dialogs import GALLERIES, SETTINGS, Args, Cell, cells, fill
+
+ARGS: dict[str, Any] = {"train_sl": train_sl.Args, "train_rl": train_rl.Args,
+                        "benchmark": benchmark.Args}  # fmt: skip
+
+
+@pytest.fixture
+def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What would be run."""
+    commands: list[str] = []
+    monkeypatch.setattr(results_dialogs, "call", commands.append)
+    return commands
+
+
+def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path: Path) -> None:
+    args = Args(out=tmp_path, catalog_path=Path("photos"), seeds=(3,), equal_decodes=True)
+    wanted = list(cells(args))
+    assert len(wanted) == len(GALLERIES) * len(SETTINGS)
+    for cell in wanted:
+        called.clear()
+        fill(cell, args)
+        typed = []
+        for command in called:
+            name, *words = shlex.split(command)
+            typed.append((name, tyro.cli(ARGS[name], args=words)))
+        names = [name for name, _ in typed]
+        assert names == ["train_sl", "train_sl", "train_rl", "train_sl", "benchmark"]
+        start, continued, improved, longer, played = (each for _, each in typed)
+        assert start.dialogs_per_epoch == 12_800 and start.pretrained_model is None
+        for one in (improved, longer):
+            for name in ("pretrained_model", "batch_size", "lr", "schedule", "seed", "noise",
+                         "slate", "never_repeat", "patience", "user", "train_turns", "env",
+                         "dataset_path"):  # fmt: skip
+                assert getattr(one, name) == getattr(continued, name), name
+        assert continued.dialogs_per_epoch == improved.dialogs_per_epoch == 2_048
+        assert (played.noise, played.slate, played.turns, played.user, played.patience) == (
+            improved.noise, improved.slate, improved.train_turns, improved.user,
+            improved.patience,
+        )  # fmt: skip
+        heard = {5: 5 + 4 * (4 + 3 + 2 + 1 + 1), 10: 10 + 4 * (45 + 1)}[improved.train_turns]
+        assert longer.dialogs_per_epoch == 2_048 * math.ceil(heard / improved.train_turns)
+        assert improved.top_k == 4
+        Improvement(improved.improvement, improved.top_k, weight=improved.weight,
+                    outcome=improved.outcome)  # fmt: skip
+
+
+def test_what_is_there_is_not_made_again(called: list[str], tmp_path: Path) -> None:
+    args, cell = Args(out=tmp_path), Cell("css-2d", "slate", 1)
+    for path in ("css-2d/plain/seed-1/sl/sl-0.pt", "css-2d/slate/seed-1/rl/rl-0.pt"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).touch()
+    fill(cell, args)
+    assert [shlex.split(command)[0] for command in called] == ["train_sl", "benchmark"]
+    (cell.folder(tmp_path) / "benchmark").mkdir()
+    (cell.folder(tmp_path) / "benchmark/benchmark.json").touch()
+    (cell.folder(tmp_path) / "continued").mkdir(exist_ok=True)
+    (cell.folder(tmp_path) / "continued/sl-0.pt").touch()
+    called.clear()
+    fill(cell, args)
+    assert called == []
+
+
+def test_the_table_by_hand(tmp_path: Path) -> None:
+    """Two seeds of three dialogs: four of six found by RL, one of six before, all by the oracle."""
+    found = {"rl": [[1, 1, 0], [1, 1, 0]], "continued": [[1, 0, 0], [0, 0, 0]],
+             "sl": [[0, 0, 0], [0, 0, 0]], "oracle": [[1, 1, 1], [1, 1, 1]]}  # fmt: skip
+    for seed in (0, 1):
+        folder = Cell("css-3d", "noisy", seed).folder(tmp_path) / "benchmark"
+        folder.mkdir(parents=True)
+        tables: dict[str, Any] = {"gallery_size": 11, "target": np.array([4, 5, 6])}
+        for name, by_seed in found.items():
+            shown = np.column_stack([np.zeros(3), by_seed[seed]])
+            tables |= {name: np.where(shown > 0, 0.0, 10.0), f"found:{name}": shown}
+        np.savez_compressed(folder / "ranks.npz", **tables)
+    wanted = [Cell("css-3d", "noisy", seed) for seed in (0, 1)]
+    text = results_dialogs.table(wanted, tmp_path).splitlines()
+    continued = text[2].split(" | ")
+    assert continued[:4] == ["| css-3d", "words wrong with p = 0.3", "2", "continued"]
+    assert continued[4].startswith("+50.0 [") and continued[4].endswith("(2 of 2)")  # percentile
+    assert continued[8].startswith("+50.0 [")  # found: 4 of 6 less 1 of 6
+    assert continued[9].startswith("-")  # the best log rank falls
+    assert continued[10] == "16.7, 83.3, 60 % |"
+    assert text[3].split(" | ")[10] == "0.0, 100.0, 67 % |"
+    assert (tmp_path / "table.json").is_file()
+
+
+def test_unknown_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown gallery or setting 'noise'. Did you mean 'noi"):
+        results_dialogs.reproduce(Args(out=tmp_path, only=("noise",)))
