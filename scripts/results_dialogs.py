@@ -124,7 +124,7 @@ def reproduce(args: Args) -> str:
         if name not in {**GALLERIES, **SETTINGS}:
             raise unknown("gallery or setting", name, [*GALLERIES, *SETTINGS])
     if args.quick:
-        args = _quick(args)
+        args = as_quick(args)
     wanted = list(cells(args))
     if not args.table:
         for gallery in dict.fromkeys(cell.gallery for cell in wanted):
@@ -136,7 +136,7 @@ def reproduce(args: Args) -> str:
     return table(wanted, args.out)
 
 
-def _quick(args: Args) -> Args:
+def as_quick(args: Args) -> Args:
     """Arguments that only show that it runs."""
     from dataclasses import replace
 

@@ -88,7 +88,7 @@ def agents_of(dialog):
 def test_plain_pretraining_has_the_same_curve(apart):
     how = Training(6, 18, 3, "triplet", seed=5)
     agent, other = agents_of(apart)
-    optimizers = [torch.optim.Adam(one.parameters(), 1e-3) for one in (agent, other)]
+    optimizers = [torch.optim.SGD(one.parameters(), 1e-2) for one in (agent, other)]
     ours = list(pretrain_epoch(agent, apart, optimizers[0], 2, how))
     plain = list(pretrain_plainly(other, PlainWorld(apart), optimizers[1], 2, how))
     assert len(ours) == len(plain) == 3
@@ -106,7 +106,7 @@ def test_plain_improvement_has_the_same_curve(apart):
     for one in (agent, other):
         freeze_images(one)
     optimizers = [
-        torch.optim.Adam([weight for weight in one.parameters() if weight.requires_grad], 1e-3)
+        torch.optim.SGD([weight for weight in one.parameters() if weight.requires_grad], 1e-2)
         for one in (agent, other)
     ]
     ours = list(improve_epoch(agent, helper, apart, optimizers[0], 0, how, policy))
