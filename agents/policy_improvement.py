@@ -141,8 +141,7 @@ def candidate_loss(
     """Cross-entropy of the winner among the K candidates under the learner's own scores.
 
     The score of a slate is the sum of its images' scores; candidates are slates (B, K, k). Rows
-    whose outcomes are all equal teach nothing and are left out. (Weighting the rows by the
-    winner's lead was tried and did worse: see the README.)
+    whose outcomes are all equal teach nothing and are left out.
     """
     embedded = agent.searched(agent.embed(features[torch.from_numpy(candidates)]).flatten(0, 2))
     offered = embedded.unflatten(0, candidates.shape).sum(2)  # (B, K, D)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,14 +110,49 @@ def soft_triplet(
         )
     both = torch.cat([query, target])  # (2B, D)
     positive, negative = _draw_triplets(len(query), per_anchor, generator)
-    # |a - x|^2 = |a|^2 - 2 (a x - |x|^2 / 2), and |a|^2 is the same for p and n: one product
-    # in place of the differences of all triplets
+    loss: Tensor = _SoftTriplet.apply(both, positive.to(both.device), negative.to(both.device))
+    return 0.5 * loss + (0.5 * loss).detach() if half_gradient else loss
+
+
+class _SoftTriplet(torch.autograd.Function):
+    """The loss of given triplets, whose gradient is one matrix product.
+
+    With s the logistic function of |a - p|^2 - |a - n|^2 and M (2B, 2B) the sum over triplets of
+    s / 2Bn at (a, p) and -s / 2Bn at (a, n), the gradient at the vectors V is
+    2 (diag(M 1 + M^T 1) - M - M^T) V.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, both: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+        lead = _lead(both, positive, negative)  # (2B, n)
+        ctx.save_for_backward(both, positive, negative, lead)
+        return F.softplus(lead).mean()
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
+        both, positive, negative, lead = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            loss = F.softplus(_lead(both, positive, negative)).mean()
+            (gradient,) = torch.autograd.grad(loss, both, create_graph=True)
+            return outer * gradient, None, None
+        share = torch.sigmoid(lead) / lead.numel()  # (2B, n)
+        pull = both.new_zeros(len(both), len(both))
+        pull.scatter_(1, negative, -share)
+        pull.scatter_(1, positive[:, None], share.sum(1, keepdim=True))
+        pull = pull + pull.T
+        gradient = both * pull.sum(1, keepdim=True) - pull @ both
+        return 2 * outer * gradient, None, None
+
+
+def _lead(both: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """|a - p|^2 - |a - n|^2 (2B, n) of triplets of vectors (2B, D).
+
+    |a - x|^2 = |a|^2 - 2 (a x - |x|^2 / 2), and |a|^2 is the same for p and n: one product in
+    place of the differences of all triplets.
+    """
     gram = both @ both.T  # (2B, 2B)
     close = gram - 0.5 * gram.diagonal()
-    near = close.gather(1, positive[:, None].to(both.device))  # (2B, 1)
-    far = close.gather(1, negative.to(both.device))  # (2B, n)
-    loss = F.softplus(2 * (far - near)).mean()
-    return 0.5 * loss + (0.5 * loss).detach() if half_gradient else loss
+    return 2 * (close.gather(1, negative) - close.gather(1, positive[:, None]))
 
 
 def matching(query: Tensor, target: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ import torch
 
 from retrieval.losses import (
     METRICS,
+    _draw_triplets,
+    _SoftTriplet,
     batch_classification,
     in_batch_softmax,
     make_metric,
@@ -194,6 +196,22 @@ def test_number_of_soft_triplets(batch: int) -> None:
 def test_soft_triplet_of_uniform_features() -> None:
     same = torch.ones(6, 3)
     assert soft_triplet(same, same, chance()).item() == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_gradients_of_the_soft_triplet_loss_are_its_slopes() -> None:
+    """The closed form, the slopes measured, and the gradient that is differentiated again."""
+    both = torch.randn(8, 5, dtype=torch.float64, generator=chance(3), requires_grad=True)
+    positive, negative = _draw_triplets(4, 3, chance(1))
+
+    def loss(vectors: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = _SoftTriplet.apply(vectors, positive, negative)
+        return found
+
+    assert torch.autograd.gradcheck(loss, both)
+    assert torch.autograd.gradgradcheck(loss, both)
+    (closed,) = torch.autograd.grad(loss(both), both)
+    (open_,) = torch.autograd.grad(loss(both), both, create_graph=True)
+    torch.testing.assert_close(closed, open_)
 
 
 def test_soft_triplet_half_gradient() -> None:
