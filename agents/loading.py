@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from agents.base import Agent
 from agents.baselines import ImageOnlyAgent, OracleAgent, RandomAgent
 from agents.checkpoints import load_checkpoint
 from envs.dialog import Dialog
+from retrieval.devices import CPU, settle
 from retrieval.errors import unknown
 from user_simulator.judging import judge_of
 
@@ -27,7 +29,9 @@ def named(given: str) -> tuple[str, str]:
     return (path.stem if path.suffix in (".pt", ".zip") else given), given
 
 
-def load_agent(specification: str, dialog: Dialog, seed: int = 0) -> Agent:
+def load_agent(
+    specification: str, dialog: Dialog, seed: int = 0, device: torch.device = CPU
+) -> Agent:
     """The agent that a specification stands for.
 
     Args:
@@ -36,6 +40,7 @@ def load_agent(specification: str, dialog: Dialog, seed: int = 0) -> Agent:
             function that makes one from the dialog.
         dialog: what it will play; its gallery and vocabulary must fit.
         seed: of agents that draw.
+        device: where a checkpoint's agent computes.
 
     Raises:
         ValueError: unknown, of another vocabulary or feature size, or a zip that asks for what
@@ -57,7 +62,7 @@ def load_agent(specification: str, dialog: Dialog, seed: int = 0) -> Agent:
     if path.suffix == ".pt":
         agent = load_checkpoint(path, dialog.vocabulary).agent
         agent.index(dialog.gallery.features[:2])  # refuses features of another size now
-        return agent
+        return settle(agent, device)
     if path.suffix == ".zip":
         return _of_sb3(path, dialog)
     if ":" in specification:

@@ -14,6 +14,7 @@ from agents.supervised import token_ids
 from agents.tracker import DialogTracker
 from envs.dialog import Dialog, DialogState
 from envs.slates import POOL
+from retrieval.devices import to_host
 from retrieval.errors import unknown
 from user_simulator.base import Draws, SharedDraws
 
@@ -152,7 +153,7 @@ def look_ahead(
     score = np.zeros(dialogs * count)
     for _ in range(policy.rollouts):
         ahead = _shown(players.ahead, state.rows(rows), slates.reshape(len(rows), -1), query[rows])
-        recalled = None if memory is None else memory[torch.from_numpy(rows)]
+        recalled = None if memory is None else memory[players.target.here(rows)]
         shared = SharedDraws(rng, count)
         found, left = ahead.found, players.ahead.left(ahead)
         for turn in range(turns):
@@ -182,6 +183,7 @@ def _answer(
 ) -> tuple[DialogState, Tensor | None]:
     """The target network's reply to what the users said, and its memory."""
     features = players.ahead.gallery.features[state.reference]
-    reference = players.target.embed(torch.from_numpy(features))
-    query, memory = players.target.respond(reference, token_ids(players.ahead, state), memory)
-    return players.ahead.show(state, players.target.asked(query).numpy()), memory
+    reference = players.target.embed(players.target.here(features))
+    ids = token_ids(players.target, players.ahead, state)
+    query, memory = players.target.respond(reference, ids, memory)
+    return players.ahead.show(state, to_host(players.target.asked(query))), memory

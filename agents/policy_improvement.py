@@ -23,6 +23,7 @@ from agents.supervised import (
 from agents.tracker import DialogTracker
 from envs.dialog import Dialog
 from retrieval import distributed
+from retrieval.devices import to_host
 from retrieval.losses import squared_distance
 
 
@@ -78,7 +79,7 @@ def improve_epoch(
     distributed.share(agent)
     rng = epoch_rng(how.seed, epoch)
     draws = distributed.own_draws(rng)
-    features = torch.from_numpy(dialog.gallery.features)
+    features = agent.here(dialog.gallery.features)
     short = dialog.with_(max_turns=how.turns)
     players = Players(agent, target, short.with_(index=live_index(target, features)))
     for batch in range(how.batches):
@@ -91,12 +92,12 @@ def improve_epoch(
         for turn in range(how.turns):
             # Both networks hear the user; the target network proposes.
             state = short.listen(state, draws)
-            ids = token_ids(short, state)
+            ids = token_ids(agent, short, state)
             shown = features[state.reference]
             query, memory = agent.respond(agent.embed(shown), ids, memory)
             with torch.no_grad():
                 proposal, target_memory = target.respond(target.embed(shown), ids, target_memory)
-            asked = target.asked(proposal).numpy()
+            asked = to_host(target.asked(proposal))
             candidates = propose(players, state, asked, policy, draws)  # (B, K, k)
 
             # Look ahead from each candidate; the best outcome is the label.
@@ -111,14 +112,14 @@ def improve_epoch(
                 best = candidates[np.arange(len(winner)), winner, 0]
                 losses.append(published_loss(agent, query, best, goal, features, policy, draws))
                 after = live.show_image(state, best)
-                ranks.append(live.index.rank(agent.asked(query.detach()).numpy(), state.target))
+                ranks.append(live.index.rank(to_host(agent.asked(query)), state.target))
             else:
                 regularizer = supervised_loss(
                     agent, query, goal, state, features, how, draws, live.index
                 )
                 chosen = candidate_loss(agent, query, candidates, score, features)
                 losses.append(regularizer + policy.weight * chosen)
-                after = live.show(state, agent.asked(query.detach()).numpy())
+                after = live.show(state, to_host(agent.asked(query)))
                 ranks.append(after.rank)
             agreed.append(float((winner == 0).mean()))
             state = after
@@ -143,11 +144,11 @@ def candidate_loss(
     The score of a slate is the sum of its images' scores; candidates are slates (B, K, k). Rows
     whose outcomes are all equal teach nothing and are left out.
     """
-    embedded = agent.searched(agent.embed(features[torch.from_numpy(candidates)]).flatten(0, 2))
+    embedded = agent.searched(agent.embed(features[agent.here(candidates)]).flatten(0, 2))
     offered = embedded.unflatten(0, candidates.shape).sum(2)  # (B, K, D)
     logits = agent.scale.exp() * torch.einsum("bd,bkd->bk", agent.asked(query), offered)
-    label = torch.from_numpy(score.argmin(axis=1))
-    told = torch.from_numpy(score.max(axis=1) > score.min(axis=1)).float()
+    label = agent.here(score.argmin(axis=1))
+    told = agent.here(score.max(axis=1) > score.min(axis=1)).float()
     each = F.cross_entropy(logits, label, reduction="none")
     mean = (each * told).sum() / told.sum().clamp(min=1.0)
     return distributed.weight(told.sum().item()) * mean
@@ -164,7 +165,7 @@ def published_loss(
 ) -> Tensor:
     """Softmax of the winner against random negatives, plus the squared distance to the target."""
     other = rng.integers(len(features), size=(len(best), policy.negatives))
-    offered = agent.embed(features[torch.from_numpy(np.column_stack([best, other]))])  # (B, 1+n, D)
+    offered = agent.embed(features[agent.here(np.column_stack([best, other]))])  # (B, 1+n, D)
     logits = -squared_distance(query[:, None], offered) / policy.tau
-    label = torch.zeros(len(best), dtype=torch.long)
+    label = torch.zeros(len(best), dtype=torch.long, device=query.device)
     return F.cross_entropy(logits, label) + squared_distance(query, goal).mean()

@@ -24,6 +24,7 @@ from agents.supervised import (
 from agents.tracker import DialogTracker
 from envs.dialog import Dialog, DialogState
 from retrieval import distributed
+from retrieval.devices import to_host
 from user_simulator.base import SharedDraws
 
 
@@ -99,14 +100,14 @@ def self_critical_epoch(
     distributed.share(agent)
     rng = epoch_rng(how.seed, epoch)
     draws = distributed.own_draws(rng)
-    features = torch.from_numpy(dialog.gallery.features)
+    features = agent.here(dialog.gallery.features)
     for batch in range(how.batches):
         agent.train()
         live = dialog.with_(index=live_index(agent, features), max_turns=how.turns)
         play = play_groups(agent, live, start_batch(live, how.batch_size, rng), how, policy, draws)
         gains = distributed.gather_array(play.gains)  # (B (1 + S), T)
         advantage = advantages(gains, 1 + policy.samples)[distributed.own_rows(len(gains))]
-        gradient = -(torch.from_numpy(advantage).float() * play.chances).mean()
+        gradient = -(agent.here(advantage).float() * play.chances).mean()
         loss = play.supervised + policy.weight * gradient
         optimizer.zero_grad()
         loss.backward()
@@ -132,7 +133,7 @@ def play_groups(
     size = 1 + policy.samples
     is_greedy = np.arange(len(start.turn) * size) % size == 0
     state = start.rows(np.repeat(np.arange(len(start.turn)), size))
-    features = torch.from_numpy(dialog.gallery.features)
+    features = agent.here(dialog.gallery.features)
     goal = agent.embed(features[state.target])
     shared = SharedDraws(rng, size)
     memory = None
@@ -141,16 +142,16 @@ def play_groups(
     for _ in range(how.turns):
         state = dialog.listen(state, shared)
         reference = agent.embed(features[state.reference])
-        query, memory = agent.respond(reference, token_ids(dialog, state), memory)
+        query, memory = agent.respond(reference, token_ids(agent, dialog, state), memory)
         loss = supervised_loss(agent, query, goal, state, features, how, rng, dialog.index)
         losses.append(loss)
-        asked = agent.asked(query.detach()).numpy()
+        asked = to_host(agent.asked(query))
         offered = dialog.search(state, asked, policy.top_k)  # (B, K)
         logits = scores(agent, query, offered, features) / policy.temperature
         chosen = choose(logits, dialog.slate, is_greedy, rng)  # (B, k)
         gone = dialog.left(state)
-        told = torch.from_numpy(~(is_over | gone)).float()  # what follows the end is no choice
-        chances.append(log_chance(logits, torch.from_numpy(chosen)) * told)
+        told = agent.here(~(is_over | gone)).float()  # what follows the end is no choice
+        chances.append(log_chance(logits, agent.here(chosen)) * told)
         after = dialog.show_slate(state, np.take_along_axis(offered, chosen, axis=1), asked)
         stays = np.flatnonzero(gone)
         state = after.with_rows(stays, state.rows(stays)) if len(stays) else after
@@ -169,7 +170,7 @@ def scores(agent: DialogTracker, query: Tensor, candidates: np.ndarray, features
     The images rest: the gradient moves the queries alone.
     """
     with torch.no_grad():
-        embedded = agent.searched(agent.embed(features[torch.from_numpy(candidates)]).flatten(0, 1))
+        embedded = agent.searched(agent.embed(features[agent.here(candidates)]).flatten(0, 1))
     offered = embedded.unflatten(0, candidates.shape)  # (B, K, D)
     return agent.scale.exp().detach() * torch.einsum("bd,bkd->bk", agent.asked(query), offered)
 
@@ -179,13 +180,13 @@ def choose(
 ) -> np.ndarray:
     """Columns (B, k) to show: the k best in greedy rows, drawn without replacement elsewhere."""
     noise = gumbel(tuple(logits.shape), rng)
-    keys = logits.detach().numpy() + np.where(is_greedy[:, None], 0.0, noise)
+    keys = to_host(logits) + np.where(is_greedy[:, None], 0.0, noise)
     return np.argsort(-keys, axis=1, kind="stable")[:, :count]
 
 
 def log_chance(logits: Tensor, chosen: Tensor) -> Tensor:
     """Log-probabilities (B,) of drawing the columns (B, k) in this order from logits (B, K)."""
-    total = torch.zeros(len(logits))
+    total = logits.new_zeros(len(logits))
     left = logits
     for column in chosen.T:
         picked = column[:, None]

@@ -15,9 +15,11 @@ from torch.nn import functional as F
 from agents.tracker import DialogTracker
 from envs.dialog import CAPTION_LENGTH, Dialog, DialogState, draw_pair
 from retrieval import distributed
+from retrieval.devices import CPU, to_host
 from retrieval.errors import unknown
 from retrieval.gallery import Gallery, Triplet
 from retrieval.index import ExactIndex, Index
+from retrieval.indexes.on_device import DeviceIndex
 from retrieval.losses import in_batch_softmax, triplet_hinge
 
 LOSSES = ("in_batch", "hard_negatives", "gallery", "triplet")
@@ -91,7 +93,7 @@ def pretrain_epoch(
     distributed.share(agent)
     rng = epoch_rng(how.seed, epoch)
     draws = distributed.own_draws(rng)
-    features = torch.from_numpy(dialog.gallery.features)
+    features = agent.here(dialog.gallery.features)
     for batch in range(how.batches):
         agent.train()
         played = dialog.with_(index=live_index(agent, features), max_turns=how.turns)
@@ -102,10 +104,10 @@ def pretrain_epoch(
         for _ in range(how.turns):
             state = played.listen(state, draws)
             reference = agent.embed(features[state.reference])
-            query, memory = agent.respond(reference, token_ids(played, state), memory)
+            query, memory = agent.respond(reference, token_ids(agent, played, state), memory)
             loss = supervised_loss(agent, query, target, state, features, how, draws, played.index)
             losses.append(loss)
-            state = played.show(state, agent.asked(query.detach()).numpy())
+            state = played.show(state, to_host(agent.asked(query)))
             ranks.append(state.rank)
 
         loss = torch.stack(losses).mean()
@@ -135,8 +137,8 @@ def warm_up(
     distributed.share(agent)
     rng = epoch_rng(how.seed, WARM_UP)
     draws = distributed.own_draws(rng)
-    features = torch.from_numpy(gallery.features)
-    ids = torch.from_numpy(
+    features = agent.here(gallery.features)
+    ids = agent.here(
         agent.vocabulary.encode([triplet.caption for triplet in triplets], CAPTION_LENGTH)
     )
     pairs = np.array([(triplet.reference, triplet.target) for triplet in triplets])
@@ -215,16 +217,16 @@ def supervised_loss(
     negatives here too.
     """
     if how.loss == "triplet":
-        drawn = features[torch.from_numpy(rng.integers(len(features), size=len(query)))]
+        drawn = features[agent.here(rng.integers(len(features), size=len(query)))]
         return triplet_hinge(query, target, agent.embed(drawn), how.margin)
     if how.loss == "gallery":
         logits = agent.scale.exp() * query @ agent.embed(features).T  # (B, N)
-        return F.cross_entropy(logits, torch.from_numpy(about.target))
+        return F.cross_entropy(logits, agent.here(about.target))
     negative = about.reference
     if how.loss == "hard_negatives" and index is not None:
-        hard = nearest_wrong(index, agent.asked(query.detach()).numpy(), about.target)
+        hard = nearest_wrong(index, to_host(agent.asked(query)), about.target)
         negative = np.concatenate([negative, hard])
-    chosen, own = torch.from_numpy(negative), torch.from_numpy(about.target)
+    chosen, own = agent.here(negative), agent.here(about.target)
     offered = agent.embed(features[chosen])
     others = distributed.elsewhere(torch.cat([target, offered]))
     ids = distributed.elsewhere(torch.cat([own, chosen]))
@@ -249,14 +251,15 @@ def start_batch(dialog: Dialog, size: int, rng: np.random.Generator) -> DialogSt
 
 
 @torch.no_grad()
-def live_index(agent: DialogTracker, features: Tensor) -> ExactIndex:
-    """The gallery under the agent's present weights."""
-    return ExactIndex(agent.searched(agent.embed(features)).numpy())
+def live_index(agent: DialogTracker, features: Tensor) -> Index:
+    """The gallery under the agent's present weights; it stays on the agent's device."""
+    embeddings = agent.searched(agent.embed(features))
+    return ExactIndex(embeddings.numpy()) if features.device == CPU else DeviceIndex(embeddings)
 
 
-def token_ids(dialog: Dialog, state: DialogState) -> Tensor:
-    """The captions' token ids (B, L)."""
-    return torch.from_numpy(dialog.observe(state)["caption"])
+def token_ids(agent: DialogTracker, dialog: Dialog, state: DialogState) -> Tensor:
+    """The captions' token ids (B, L), on the agent's device."""
+    return agent.here(dialog.observe(state)["caption"])
 
 
 def epoch_rng(seed: int, epoch: int) -> np.random.Generator:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from agents.memories import TurnTransformer
 from envs.dialog import Observation
 from retrieval.composers import COMPOSERS
+from retrieval.devices import put, to_host
 from retrieval.encoders.text import ConvolutionalTextEncoder, RecurrentTextEncoder
 from retrieval.errors import unknown
 from retrieval.index import ExactIndex, Ties
@@ -55,6 +56,10 @@ class DialogTracker(nn.Module):
         """Embeddings (N, D) as the index takes them."""
         return embeddings
 
+    def here(self, values: np.ndarray) -> Tensor:
+        """An array on the agent's device."""
+        return put(values, self.scale.device)
+
     @torch.inference_mode()
     def index(self, features: np.ndarray, ties: Ties = "half") -> ExactIndex:
         """The index of a gallery's features (N, F) in this agent's space."""
@@ -63,8 +68,8 @@ class DialogTracker(nn.Module):
                 f"the agent expects features of size {self.feature_dim}, got {features.shape[1]}; "
                 "use the encoder it was trained with"
             )
-        embeddings = self.embed(torch.from_numpy(np.asarray(features, dtype=np.float32)))
-        return ExactIndex(self.searched(embeddings).numpy(), ties)
+        embeddings = self.embed(self.here(np.asarray(features, dtype=np.float32)))
+        return ExactIndex(to_host(self.searched(embeddings)), ties)
 
     @torch.inference_mode()
     def predict(
@@ -78,11 +83,11 @@ class DialogTracker(nn.Module):
         was_training = self.training
         self.eval()
         if state is not None and episode_start is not None:
-            state = state * torch.from_numpy(~np.asarray(episode_start))[:, None]
-        reference = self.embed(torch.from_numpy(observation["reference"]))
-        query, memory = self.respond(reference, torch.from_numpy(observation["caption"]), state)
+            state = state * self.here(~np.asarray(episode_start))[:, None]
+        reference = self.embed(self.here(observation["reference"]))
+        query, memory = self.respond(reference, self.here(observation["caption"]), state)
         self.train(was_training)
-        return self.asked(query).numpy(), memory
+        return to_host(self.asked(query)), memory
 
 
 class TrackerAgent(DialogTracker):

@@ -108,11 +108,12 @@ def make_user(
     captioner: Path | None = None,
     noise: float = 0.0,
     temperature: float = 0.0,
+    device: str = "cpu",
 ) -> User:
-    """A user by name, who misspeaks with probability `noise`.
+    """A user by name, who misspeaks with probability `noise`; the neural one speaks on a device.
 
     Raises:
-        ValueError: an unknown user, or a captioner of other features.
+        ValueError: an unknown user, a captioner of other features, or no such device.
         FileNotFoundError: the captioner was not trained yet.
     """
     if user not in USERS:
@@ -121,10 +122,12 @@ def make_user(
     if user in ATTRIBUTE_USERS:
         speaker = ATTRIBUTE_USERS[user](gallery)
     else:
+        from retrieval.devices import device_of
         from user_simulator.captioner import NeuralUser, RelativeCaptioner
 
         assert captioner is not None
-        speaker = NeuralUser(RelativeCaptioner.load(captioner), gallery, temperature)
+        model = RelativeCaptioner.load(captioner)
+        speaker = NeuralUser(model, gallery, temperature, device_of(device))
     return NoisyUser(speaker, noise, len(gallery)) if noise else speaker
 
 
@@ -148,6 +151,7 @@ def make_dialog(
     slate_by: str = "greedy",
     never_repeat: bool = False,
     patience: int | None = None,
+    device: str = "cpu",
 ) -> Dialog:
     """The rules of a dialog, with everything they need; equal calls share one object.
 
@@ -166,6 +170,7 @@ def make_dialog(
         dataset: "css", or "catalog": one's own product photos with a table in `root`.
         id_column, attributes, title, table: of a catalogue; see `retrieval.catalog.roles.Roles`.
         slate, slate_by, never_repeat, patience: see `Dialog`.
+        device: where the neural user speaks, as PyTorch names it.
 
     Raises:
         ValueError, FileNotFoundError, RuntimeError: see `load_gallery`, `load_products`,
@@ -185,14 +190,14 @@ def make_dialog(
             )
         products, _ = load_products(root, split, encoder, roles)
         path = Path(captioner) if captioner else products_captioner_path(root, encoder)
-        speaker = make_user(products, user, path, noise, temperature)
+        speaker = make_user(products, user, path, noise, temperature, device)
         words = load_products_vocabulary(root, encoder, roles)
         return Dialog(products, ExactIndex(products.features), speaker, words, **play)
     if roles != Roles():
         raise ValueError("columns are chosen of a catalogue alone; pass dataset='catalog' too")
     gallery, _ = load_gallery(root, look, split, encoder)
     path = Path(captioner) if captioner else captioner_path(root, look, encoder)
-    speaker = make_user(gallery, user, path, noise, temperature)
+    speaker = make_user(gallery, user, path, noise, temperature, device)
     index = ExactIndex(gallery.features)
     return Dialog(gallery, index, speaker, load_vocabulary(root, look, encoder), **play)
 

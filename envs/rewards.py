@@ -1,8 +1,12 @@
-"""What one turn is worth, by name: (before, after) -> rewards (B,)."""
+"""What one turn is worth, by name: (before, after) -> rewards (B,).
+
+Of arrays, or of tensors on a device (`envs.on_device`): operators serve both.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +27,7 @@ def rank_gain(before: DialogState, after: DialogState) -> np.ndarray:
 
 def log_rank_gain(before: DialogState, after: DialogState) -> np.ndarray:
     """How many times the 1-based rank halved: log2 (1 + before) / (1 + after)."""
-    return np.log2(1.0 + before.rank) - np.log2(1.0 + after.rank)
+    return _log2(1.0 + before.rank) - _log2(1.0 + after.rank)
 
 
 def reciprocal_rank(before: DialogState, after: DialogState) -> np.ndarray:
@@ -33,7 +37,7 @@ def reciprocal_rank(before: DialogState, after: DialogState) -> np.ndarray:
 
 def hit(before: DialogState, after: DialogState) -> np.ndarray:
     """1 when the target is on show, else 0."""
-    return after.found.astype(np.float64)
+    return after.found * 1.0
 
 
 def early_hit(before: DialogState, after: DialogState) -> np.ndarray:
@@ -41,7 +45,12 @@ def early_hit(before: DialogState, after: DialogState) -> np.ndarray:
 
     Unlike a cost per turn it gives nothing to a dialog that ends because the user left.
     """
-    return after.found / np.maximum(1, after.turn)
+    return after.found / (after.turn + (after.turn == 0))
+
+
+def _log2(values: Any) -> Any:
+    """Of an array, or of a tensor wherever it is."""
+    return np.log2(values) if isinstance(values, np.ndarray) else values.log2()
 
 
 REWARDS: dict[str, Reward] = {

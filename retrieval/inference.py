@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from retrieval.datasets.base import ComposedSplit
+from retrieval.devices import CPU, place_of, put, to_host
 from retrieval.models import RetrievalModel
 
 _PIXELS = 512 * 64 * 64  # of a batch without gradients: 512 small pictures, 41 of 224 px
@@ -41,21 +42,24 @@ def reference_images(split: ComposedSplit, from_features: bool) -> np.ndarray:
     return gallery_images(split, from_features)
 
 
-def to_tensor(images: np.ndarray) -> Tensor:
-    """Pictures (B, H, W, 3), uint8, as floats (B, 3, H, W) in [0, 1]; features as they are."""
+def to_tensor(images: np.ndarray, device: torch.device = CPU) -> Tensor:
+    """Pictures (B, H, W, 3), uint8, as floats (B, 3, H, W) in [0, 1]; features as they are.
+
+    Bytes travel to the device and become floats there, channels last in memory.
+    """
     if images.ndim == 2:
-        return torch.from_numpy(np.array(images, dtype=np.float32))
-    return torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float() / 255
+        return put(np.array(images, dtype=np.float32), device)
+    return put(np.array(images), device).permute(0, 3, 1, 2).float() / 255
 
 
 @torch.inference_mode()
 def encode_gallery(model: RetrievalModel, split: ComposedSplit) -> np.ndarray:
     """The vectors (N, D') of every image, in eval mode, in big batches."""
     images = gallery_images(split, reads_features(model))
-    was_training = model.training
+    was_training, device = model.training, place_of(model)
     model.eval()
     rows = [
-        model.embed(to_tensor(images[begin:end])).numpy()
+        to_host(model.embed(to_tensor(images[begin:end], device)))
         for begin, end in _batches(len(images), images, "gallery")
     ]
     model.train(was_training)
@@ -66,14 +70,14 @@ def encode_gallery(model: RetrievalModel, split: ComposedSplit) -> np.ndarray:
 def encode_queries(model: RetrievalModel, split: ComposedSplit) -> np.ndarray:
     """The vectors (Q, D') of every query, in eval mode, in big batches."""
     images = reference_images(split, reads_features(model))
-    was_training = model.training
+    was_training, device = model.training, place_of(model)
     model.eval()
     rows = []
     for begin, end in _batches(len(split.queries), images, "queries"):
         queries = split.queries[begin:end]
-        seen = to_tensor(images[[query.reference for query in queries]])
+        seen = to_tensor(images[[query.reference for query in queries]], device)
         ids = model.token_ids([query.caption for query in queries])
-        rows.append(model.compose(seen, ids).numpy())
+        rows.append(to_host(model.compose(seen, ids)))
     model.train(was_training)
     return np.concatenate(rows)
 

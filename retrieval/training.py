@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from retrieval import distributed
 from retrieval.datasets.base import ComposedSplit
+from retrieval.devices import place_of
 from retrieval.encoders.image import IMAGENET_STD
 from retrieval.errors import unknown
 from retrieval.files import atomic_write
@@ -221,7 +222,7 @@ def fit(
         progress = _restore(model, optimizer, chance, resume)
     metric = make_metric(how.loss, chance, how.half_gradient, how.matching_weight)
     distributed.share(model)
-    mine = distributed.own_rows(how.batch_size)
+    mine, device = distributed.own_rows(how.batch_size), place_of(model)
 
     def save(name: str) -> None:
         if distributed.is_writer():
@@ -255,8 +256,9 @@ def fit(
             if how.together > 1 and not how.augmentation.explicit:
                 shown, which = _distinct(shown)
             moves = np.random.default_rng([how.seed, progress.step, distributed.process_number()])
-            images = to_tensor(how.moved(references[shown], moves))
-            goals = to_tensor(how.moved(targets[[query.target for query in rows]], moves))
+            images = to_tensor(how.moved(references[shown], moves), device)
+            wanted = [query.target for query in rows]
+            goals = to_tensor(how.moved(targets[wanted], moves), device)
             ids = model.token_ids([query.caption for query in rows])
             rate = schedule(progress.step, total)
             for group in optimizer.param_groups:
@@ -344,7 +346,7 @@ def batch_terms(
     shared = () if which is None else (which,)
     terms = model.losses(images, ids, goals, exact, *shared)
     # The published lambda is meant for normalised pictures.
-    unit = torch.tensor(IMAGENET_STD).view(3, 1, 1) if images.dim() == 4 else 1.0
+    unit = torch.tensor(IMAGENET_STD).view(3, 1, 1).to(images) if images.dim() == 4 else 1.0
     parameters = released_order(model) if augmentation.implicit else []
     return {
         **terms,

@@ -77,6 +77,7 @@ def compare_agents(args: Args) -> str:
         without_nan,
         write_csv,
     )
+    from retrieval.devices import device_of
     from retrieval.files import atomic_write
     from retrieval.index import ExactIndex
 
@@ -87,7 +88,8 @@ def compare_agents(args: Args) -> str:
         raise ValueError("two agents have the same name; give them names with name=...")
     dialog = dialog_of(args, args.split, args.turns)
     dialog = dialog.with_(index=ExactIndex(dialog.gallery.features, args.ties))
-    agents = {name: load_agent(what, dialog, args.seed) for name, what in given.items()}
+    device = device_of(args.device)
+    agents = {name: load_agent(what, dialog, args.seed, device) for name, what in given.items()}
     depth = other_indexes(args, agents, dialog)
     agents = with_slates(agents, dialog, args.slate_by)
     writable(args.out)

@@ -60,6 +60,8 @@ class DialogArgs(DataArgs):
     """Leave out images that the dialog has shown before, as some environments do by themselves."""
     patience: int | None = None
     """The user leaves after so many turns without progress; by default the environment's."""
+    device: str = "cpu"
+    """Where agents and the neural user compute: `cpu`, or `cuda` for this process's GPU."""
 
 
 def run(main: Callable[[], None], together: bool = False) -> None:
@@ -158,7 +160,7 @@ def dialog_options(args: DialogArgs) -> dict[str, Any]:
             options[setting] = getattr(args, setting)
     if args.never_repeat:
         options["never_repeat"] = True
-    options["captioner"] = args.captioner
+    options |= {"captioner": args.captioner, "device": args.device}
     return options
 
 

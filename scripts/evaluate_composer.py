@@ -44,6 +44,8 @@ class Args(DataArgs):
     """Also the weighted harmonic means of training and test recalls (a reconstruction)."""
     whm_weights: tuple[float, float] = (1.0, 1.0)
     """Of training and test; 1 2 favours the test."""
+    device: str = "cpu"
+    """Where images and queries are embedded: `cpu`, or `cuda`."""
     seed: int = 0
     """Draws the training queries where there is no list of them."""
     out: Path | None = None
@@ -73,13 +75,14 @@ def read(typed: list[str]) -> Args:
 
 def evaluate(args: Args) -> None:
     """Print the figures and write them as JSON."""
+    from retrieval.devices import device_of, settle
     from retrieval.files import atomic_write
     from retrieval.reports import table, whm, whm_table
     from retrieval.training import load_training
     from retrieval.two_encoders import rebuild
 
     content = load_training(args.checkpoint)
-    model = rebuild(content)
+    model = settle(rebuild(content), device_of(args.device))
     name = args.split or tested_split(args.dataset)
     split = load_split(args, name)
     folder = args.out or args.checkpoint.parent

@@ -32,6 +32,8 @@ class Args(DataArgs):
     """Fixes the initial weights and the order."""
     share: float = 1.0
     """Of the train captions to learn from: `--share 0.5` makes another user for the same data."""
+    device: str = "cpu"
+    """Where it is trained: `cpu`, or `cuda` for this process's GPU."""
     out: Path | None = None
     """The checkpoint; by default where commands with `--user neural` look for it, or, of a part of
     the captions, beside that: pass the file to them as `--captioner`."""
@@ -46,13 +48,15 @@ def main() -> None:
 def train(args: Args) -> None:
     """Train, save and report as the arguments say."""
     from envs.factory import captioner_path, products_captioner_path, products_encoder
+    from retrieval.devices import device_of
     from retrieval.distributed import processes
     from user_simulator.quality import train_and_report, train_and_report_catalog
 
     if args.out is not None:
         writable(args.out.parent)
     batch_size = args.batch_size * processes()
-    how = (args.epochs, batch_size, args.lr, args.hidden_size, args.seed, args.share)
+    device = device_of(args.device)
+    how = (args.epochs, batch_size, args.lr, args.hidden_size, args.seed, args.share, device)
     products = catalog_root(args, args.data_path)
     if products is not None:
         encoder = products_encoder(args.encoder)

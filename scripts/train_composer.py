@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 IMAGENET = "IMAGENET1K_V1"
 MAY_CHANGE = ("num_iters", "epochs", "epoch", "max_minutes", "patience", "evaluate_every",
-              "dataset_path", "resume", "loader_num_workers", "log_every", "f")  # fmt: skip
+              "dataset_path", "resume", "loader_num_workers", "log_every", "f",
+              "device")  # fmt: skip
 """Flags that may differ when a run is resumed."""
 FIXED = {"patch_size": 32, "vocab_size": 30_522, "mlp_ratio": 4,
          "input_image_embed_size": "[384,768,768]", "input_text_embed_size": "[768,768,768]",
@@ -179,6 +180,8 @@ class Args(DataArgs):
     """Of training, validation not counted."""
     bfloat16: bool = False
     """Train with 16 bits where that is safe: twice as fast on processors that know the type."""
+    device: str = "cpu"
+    """Where it is trained: `cpu`, or `cuda` for this process's GPU."""
     log_every: int = 50
     """Steps between two TensorBoard points."""
     seed: int = 0
@@ -270,6 +273,7 @@ def train(args: Args) -> None:
 
     import torch
 
+    from retrieval.devices import device_of, settle
     from retrieval.distributed import is_writer, writer_first
     from retrieval.files import atomic_write
     from retrieval.reports import table
@@ -282,10 +286,12 @@ def train(args: Args) -> None:
         if not args.model_checkpoint:
             raise ValueError("--test_only needs --model_checkpoint, the file to evaluate")
         model = rebuild(load_training(Path(args.model_checkpoint)))
+        model = settle(model, device_of(args.device))
         print(table(report_on(model, load_split(args, tested_split(args.dataset)))))
         return
 
-    # the data, all of it before hours of training
+    # the device and the data, all of it before hours of training
+    device = device_of(args.device)
     with writer_first():  # what is missing is made once
         split, validation = training_data(args)
         test = load_split(args, tested_split(args.dataset))
@@ -302,6 +308,7 @@ def train(args: Args) -> None:
     else:
         model, used = made_model(args, split)
         args = replace(args, weights=used)
+    model = settle(model, device)
 
     folder = args.resume or new_folder(args.log_dir, args.comment)
     if is_writer():
@@ -312,7 +319,7 @@ def train(args: Args) -> None:
     if not is_writer():
         return
 
-    best = rebuild(load_training(folder / BEST))
+    best = settle(rebuild(load_training(folder / BEST)), device)
     report = report_on(best, test)
     with atomic_write(folder / "evaluation.json") as temporary:
         temporary.write_text(json.dumps({"arguments": plain_arguments(args), "report": report}))

@@ -95,6 +95,7 @@ def train(args: Args) -> None:
     from agents.self_critical import SelfCritical, self_critical_epoch
     from agents.session import run_epochs, starting_point
     from agents.supervised import Step, Training
+    from retrieval.devices import device_of, settle
     from retrieval.distributed import processes, writer_first
     from retrieval.errors import unknown
 
@@ -118,7 +119,10 @@ def train(args: Args) -> None:
     done = starting_point(args.model_folder, "rl", args.resume, args.overwrite, dialog.vocabulary)
     agent = done.agent if done else start.agent
     agent.index(dialog.gallery.features[:2])  # refuses features of another size now
-    published_target = target_copy(load_checkpoint(args.pretrained_model).agent)
+    agent = settle(agent, device_of(args.device))
+    published_target = target_copy(
+        settle(load_checkpoint(args.pretrained_model).agent, device_of(args.device))
+    )
     if policy.form == "published":
         freeze_images(agent)
     trained = [parameter for parameter in agent.parameters() if parameter.requires_grad]

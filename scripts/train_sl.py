@@ -79,6 +79,7 @@ def train(args: Args) -> None:
     from agents.checkpoints import load_checkpoint, make_agent
     from agents.session import run_epochs, starting_point
     from agents.supervised import Training, pretrain_epoch
+    from retrieval.devices import device_of, settle
     from retrieval.distributed import processes, writer_first
 
     with writer_first():  # what is missing is made once
@@ -105,6 +106,7 @@ def train(args: Args) -> None:
             "the published tracker has no unit-norm space; train it with --loss triplet"
         )
     agent.index(dialog.gallery.features[:2])  # refuses features of another size now
+    agent = settle(agent, device_of(args.device))
     optimizer = torch.optim.Adam(agent.parameters(), lr=args.lr, weight_decay=1e-8)
     if done is not None:
         optimizer.load_state_dict(done.optimizer)

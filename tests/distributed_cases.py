@@ -1,4 +1,4 @@
-"""Short trainings without dropout, to be run by one process, or by several as one."""
+"""Short trainings without dropout: by one process, by several as one, on another device."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from envs.dialog import Dialog
 from envs.factory import load_gallery, make_dialog
 from retrieval import training as composed
 from retrieval.datasets.base import ComposedSplit
+from retrieval.devices import CPU, settle, to_host
 from retrieval.gallery import Gallery, Triplet
 from retrieval.models import ModelSpec, build_model
 from retrieval.regularizers import GradientAugmentation
@@ -48,14 +49,15 @@ def world(root: Path) -> Dialog:
     return dialog.with_(user=NoisyUser(dialog.user, 0.3, len(dialog.gallery)))
 
 
-def tracker(dialog: Dialog, kind: str = "tracker") -> DialogTracker:
+def tracker(dialog: Dialog, kind: str = "tracker", device: torch.device = CPU) -> DialogTracker:
     torch.manual_seed(5)
-    return AGENTS[kind](dialog.vocabulary, dialog.gallery.features.shape[1], 16)
+    agent = AGENTS[kind](dialog.vocabulary, dialog.gallery.features.shape[1], 16)
+    return settle(agent, device)
 
 
 def outcome(model: nn.Module, steps: list[Step] | None = None, **numbers: object) -> Outcome:
     """Weights, statistics, and what was reported."""
-    found = {f"weights/{key}": value.numpy().copy() for key, value in model.state_dict().items()}
+    found = {f"weights/{key}": to_host(value).copy() for key, value in model.state_dict().items()}
     if steps is not None:
         found["ranks"] = np.concatenate([step.ranks for step in steps])
         found["losses"] = np.array([step.loss for step in steps])
@@ -64,26 +66,28 @@ def outcome(model: nn.Module, steps: list[Step] | None = None, **numbers: object
     return found | {key: np.asarray(value) for key, value in numbers.items()}
 
 
-def supervised(root: Path, folder: Path, loss: str, kind: str = "tracker") -> Outcome:
+def supervised(
+    root: Path, folder: Path, loss: str, kind: str = "tracker", device: torch.device = CPU
+) -> Outcome:
     dialog = world(root)
-    agent = tracker(dialog, kind)
+    agent = tracker(dialog, kind, device)
     optimizer = torch.optim.SGD(agent.parameters(), lr=0.1)
     how = Training(BATCH, 3 * BATCH, TURNS, loss, 0.5, seed=3)
     return outcome(agent, list(pretrain_epoch(agent, dialog, optimizer, 0, how)))
 
 
-def warmed_up(root: Path, folder: Path, loss: str) -> Outcome:
+def warmed_up(root: Path, folder: Path, loss: str, device: torch.device = CPU) -> Outcome:
     gallery, triplets = load_gallery(root, encoder="scene")
-    agent = tracker(world(root))
+    agent = tracker(world(root), device=device)
     optimizer = torch.optim.SGD(agent.parameters(), lr=0.1)
     how = Training(turns=TURNS, loss=loss, seed=3)
     losses = list(warm_up(agent, gallery, triplets[:150], optimizer, 2, how))
     return outcome(agent, losses=losses)
 
 
-def improved(root: Path, folder: Path, form: str) -> Outcome:
+def improved(root: Path, folder: Path, form: str, device: torch.device = CPU) -> Outcome:
     dialog = world(root)
-    agent = tracker(dialog, "published" if form == "published" else "tracker")
+    agent = tracker(dialog, "published" if form == "published" else "tracker", device)
     target = target_copy(agent)
     optimizer = torch.optim.SGD(agent.parameters(), lr=0.05)
     how = Training(BATCH, 2 * BATCH, TURNS, "in_batch" if form == "improved" else "triplet", seed=3)
@@ -92,9 +96,9 @@ def improved(root: Path, folder: Path, form: str) -> Outcome:
     return outcome(agent, steps)
 
 
-def self_critical(root: Path, folder: Path) -> Outcome:
+def self_critical(root: Path, folder: Path, device: torch.device = CPU) -> Outcome:
     dialog = world(root)
-    agent = tracker(dialog)
+    agent = tracker(dialog, device=device)
     optimizer = torch.optim.SGD(agent.parameters(), lr=0.05)
     how = Training(BATCH, 2 * BATCH, TURNS, "hard_negatives", seed=3)
     policy = SelfCritical(4, 2)
@@ -113,10 +117,13 @@ def coloured() -> ComposedSplit:
     return ComposedSplit("toy", "train", names, names, pictures, queries)
 
 
-def composed_model(root: Path, folder: Path, model: str, loss: str, augmented: bool) -> Outcome:
+def composed_model(
+    root: Path, folder: Path, model: str, loss: str, augmented: bool, device: torch.device = CPU
+) -> Outcome:
     split = coloured()
     torch.manual_seed(5)
     net = build_model(ModelSpec(model, 16, "small-cnn", text_dim=12, words=COLOURS))
+    net = settle(net, device)
     augmentation = GradientAugmentation(
         augmented, "noise" if augmented else None, explicit_weight=0.05
     )
@@ -134,7 +141,7 @@ def composed_model(root: Path, folder: Path, model: str, loss: str, augmented: b
     return outcome(net, best=progress.best, waited=progress.waited)
 
 
-def captioner(root: Path, folder: Path) -> Outcome:
+def captioner(root: Path, folder: Path, device: torch.device = CPU) -> Outcome:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(12, 6)).astype(np.float32)
     gallery = Gallery(
@@ -146,10 +153,12 @@ def captioner(root: Path, folder: Path) -> Outcome:
         Triplet(int(a), said[int(c)], int(b))
         for a, c, b in zip(*(rng.integers(0, high, 30) for high in (12, 4, 12)), strict=True)
     ]
-    return outcome(fit_captioner(gallery, triplets, 2, 10, 1e-3, hidden_size=16, seed=4))
+    return outcome(
+        fit_captioner(gallery, triplets, 2, 10, 1e-3, hidden_size=16, seed=4, device=device)
+    )
 
 
-CASES: dict[str, Callable[[Path, Path], Outcome]] = {
+CASES: dict[str, Callable[..., Outcome]] = {
     "in_batch": partial(supervised, loss="in_batch"),
     "hard_negatives": partial(supervised, loss="hard_negatives"),
     "gallery": partial(supervised, loss="gallery"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from retrieval.devices import CPU, put, settle
 from retrieval.files import atomic_write
 from retrieval.gallery import Gallery
 from retrieval.text import PADDING, Vocabulary
@@ -225,12 +226,19 @@ class NeuralUser:
         captioner: trained on features of the same encoder.
         gallery: what is shown; its vectors and grids are what the captioner sees.
         temperature: 0 for the likeliest words (the published user), else sampled.
+        device: where the captioner is moved and speaks.
 
     Raises:
         ValueError: the gallery lacks grids, or they are of another size than the captioner's.
     """
 
-    def __init__(self, captioner: RelativeCaptioner, gallery: Gallery, temperature: float = 0.0):
+    def __init__(
+        self,
+        captioner: RelativeCaptioner,
+        gallery: Gallery,
+        temperature: float = 0.0,
+        device: torch.device = CPU,
+    ):
         if gallery.grids is None:
             raise ValueError("the neural user needs spatial features; extract them with an encoder")
         found = (gallery.features.shape[1], gallery.grids.shape[2], gallery.grids.shape[1])
@@ -241,31 +249,35 @@ class NeuralUser:
                 f"the captioner expects (vector, grid, places) of sizes {wanted}, got {found}; "
                 "train it on features of the same encoder"
             )
-        self.captioner = captioner.eval()
+        self.captioner = settle(captioner.eval(), device)
         self.temperature = temperature
-        self._decoder = Decoder(captioner)
+        self.device = device
+        self._decoder = Decoder(self.captioner)
         with torch.inference_mode():
-            self._tables = captioner.tables(
-                torch.from_numpy(gallery.features),
-                torch.from_numpy(gallery.grids.astype(np.float32)),
+            self._tables = self.captioner.tables(
+                put(gallery.features, device), put(gallery.grids.astype(np.float32), device)
             )
 
     def describe(self, reference: np.ndarray, target: np.ndarray, rng: Draws) -> list[str]:
         """B captions; equal pairs are decoded once when nothing is sampled."""
         if self.temperature > 0:
-            draws = torch.from_numpy(rng.random((len(target), MAX_WORDS)))
-            ids = self._decode(reference, target, draws)
+            ids = self._decode(reference, target, rng.random((len(target), MAX_WORDS)))
             return [self.captioner.vocabulary.decode(row) for row in ids.tolist()]
         pairs, back = np.unique(np.stack([reference, target]), axis=1, return_inverse=True)
-        ids = self._decode(pairs[0], pairs[1], None)
+        ids = self._decode(pairs[0], pairs[1])
         captions = [self.captioner.vocabulary.decode(row) for row in ids.tolist()]
         return [captions[row] for row in back.reshape(-1)]
 
-    def _decode(self, reference: np.ndarray, target: np.ndarray, draws: Tensor | None) -> Tensor:
+    def speak(self, reference: Tensor, target: Tensor, draws: Tensor | None = None) -> Tensor:
+        """Word ids (B, 16) of images (B,), all on the user's device; see `Decoder.decode`."""
         return self._decoder.decode(
-            self._tables,
-            torch.from_numpy(np.asarray(reference, dtype=np.int64)),
-            torch.from_numpy(np.asarray(target, dtype=np.int64)),
-            draws,
-            self.temperature or 1.0,
-        )
+            self._tables, reference, target, draws, self.temperature or 1.0,
+            leave=self.device == CPU,
+        )  # fmt: skip
+
+    def _decode(
+        self, reference: np.ndarray, target: np.ndarray, draws: np.ndarray | None = None
+    ) -> Tensor:
+        images = put(np.stack([reference, target]).astype(np.int64), self.device)  # one copy
+        drawn = None if draws is None else put(draws.astype(np.float64), self.device)
+        return self.speak(images[0], images[1], drawn)

@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from retrieval import distributed
 from retrieval.catalog.pairs import CaptionedPairs
 from retrieval.catalog.preparation import prepare_apart as prepare_catalogue
 from retrieval.catalog.roles import Roles
 from retrieval.datasets import catalog, css
+from retrieval.devices import CPU
 from retrieval.files import atomic_write
 from retrieval.gallery import Gallery, Triplet
 from retrieval.preparation import default_root, prepare_apart
@@ -37,6 +39,7 @@ def train_and_report(
     hidden_size: int = 128,
     seed: int = 0,
     share: float = 1.0,
+    device: torch.device = CPU,
 ) -> dict[str, float]:
     """Train on a CSS folder's train split, save, and report on the test split's pairs.
 
@@ -46,6 +49,7 @@ def train_and_report(
         path: the checkpoint; the report goes into it and beside it, as JSON.
         epochs, batch_size, learning_rate, hidden_size, seed: see `fit_captioner`.
         share: of the train captions to learn from, drawn with the seed.
+        device: where it is trained; the report is made on the CPU.
 
     Raises:
         ValueError: the data has no relative captions or no grids, or a share of nothing.
@@ -61,7 +65,7 @@ def train_and_report(
         )
     captioner = fit_captioner(
         gallery, some_of(triplets, share, seed), epochs, batch_size, learning_rate, hidden_size,
-        seed,
+        seed, device,
     )  # fmt: skip
     return _save_and_report(captioner, *css.load(root, "test", look, encoder), path)
 
@@ -77,6 +81,7 @@ def train_and_report_catalog(
     hidden_size: int = 128,
     seed: int = 0,
     share: float = 1.0,
+    device: torch.device = CPU,
 ) -> dict[str, float]:
     """The same on one's own catalogue; see `train_and_report`.
 
@@ -84,7 +89,7 @@ def train_and_report_catalog(
         root: the catalogue's folder.
         encoder: whose features.
         roles: columns whose part is given.
-        path, epochs, batch_size, learning_rate, hidden_size, share: as there.
+        path, epochs, batch_size, learning_rate, hidden_size, share, device: as there.
         seed: also of the captions drawn to learn from.
 
     Raises:
@@ -98,7 +103,7 @@ def train_and_report_catalog(
     triplets = speaker(np.random.default_rng([seed, 31]), max(CAPTIONS, len(gallery)))
     captioner = fit_captioner(
         gallery, some_of(triplets, share, seed), epochs, batch_size, learning_rate, hidden_size,
-        seed,
+        seed, device,
     )  # fmt: skip
     return _save_and_report(captioner, *catalog.load(root, "test", encoder, roles), path)
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from retrieval import distributed
+from retrieval.devices import CPU, put, settle
 from retrieval.gallery import Gallery, Triplet
 from retrieval.text import END, PADDING, Vocabulary
 from user_simulator.captioner import MAX_WORDS, RelativeCaptioner
@@ -24,6 +25,7 @@ def fit_captioner(
     learning_rate: float = 3e-3,
     hidden_size: int = 128,
     seed: int = 0,
+    device: torch.device = CPU,
 ) -> RelativeCaptioner:
     """Train on a split's triplets with cross-entropy over the words and the end.
 
@@ -38,6 +40,7 @@ def fit_captioner(
         learning_rate: peak of the schedule.
         hidden_size: see `RelativeCaptioner`.
         seed: fixes the initial weights, the order and dropout.
+        device: where it is trained; the captioner comes back to the CPU.
     """
     assert gallery.grids is not None
     torch.manual_seed(seed)
@@ -51,9 +54,10 @@ def fit_captioner(
     distributed.share(model)
     if distributed.processes() > 1:  # else dropout goes on where the initial weights stopped
         distributed.seed_dropout(seed)
-    vectors = torch.from_numpy(gallery.features)
+    vectors = put(gallery.features, device)
     grids = torch.from_numpy(gallery.grids.astype(np.float32))
     model.standardize(grids)
+    model, grids = settle(model, device), put(grids, device)
     words = torch.from_numpy(with_end(vocabulary, [triplet.caption for triplet in triplets]))
     pairs = torch.tensor([(triplet.reference, triplet.target) for triplet in triplets])
 
@@ -75,14 +79,16 @@ def fit_captioner(
                 rows = torch.from_numpy(batch[distributed.own_rows(len(batch))])
                 said = words[rows]
                 said = said[:, : int((said != PADDING).sum(1).max())]  # (B, L), the end included
+                spoken = int((said != PADDING).sum())
+                said = put(said, device)
 
                 # Tables of the batch's images alone, references first.
-                images = pairs[rows].T.flatten()
+                images = put(pairs[rows].T.flatten(), device)
                 tables = model.tables(vectors[images], grids[images])
-                first = torch.arange(len(rows))
+                first = torch.arange(len(rows), device=device)
                 scores = model(tables, first, first + len(rows), said[:, :-1])
                 loss = F.cross_entropy(scores.flatten(0, 1), said.flatten(), ignore_index=PADDING)
-                loss = distributed.weight((said != PADDING).sum().item()) * loss  # a mean of words
+                loss = distributed.weight(spoken) * loss  # a mean of words
 
                 optimizer.zero_grad()
                 loss.backward()
@@ -92,7 +98,7 @@ def fit_captioner(
                 schedule.step()
                 bar.update()
                 bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-    return model.eval()
+    return settle(model.eval(), CPU)
 
 
 def with_end(vocabulary: Vocabulary, captions: Sequence[str]) -> np.ndarray:

@@ -71,7 +71,7 @@ def test_the_first_of_a_group_is_the_greedy_dialog(start: DialogTracker, scenes:
     for turn in range(TURNS):
         state = live.listen(state, draws)
         shown = start.embed(torch.from_numpy(live.gallery.features[state.reference]))
-        query, memory = start.respond(shown, token_ids(live, state), memory)
+        query, memory = start.respond(shown, token_ids(start, live, state), memory)
         if HOW.loss == "triplet":  # the group draws a negative for each of its dialogs
             draws.integers(64, size=BATCH * 3)
         asked = start.asked(query.detach()).numpy()
@@ -132,7 +132,7 @@ def test_slates_and_patience(start: DialogTracker, scenes: Dialog) -> None:
     draws = np.random.default_rng(0)
     state = live.listen(start_batch(live, BATCH, draws), draws)
     shown = start.embed(torch.from_numpy(live.gallery.features[state.reference]))
-    query, _ = start.respond(shown, token_ids(live, state), None)
+    query, _ = start.respond(shown, token_ids(start, live, state), None)
     after = live.show(state, start.asked(query.detach()).numpy())
     left = live.left(after)
     assert left.any() and not left.all()

@@ -92,9 +92,9 @@ def composer(runs: Path, name: str) -> Path:
 
 def test_two_processes_report_what_one_does(runs: tuple[Path, Any]) -> None:
     folder, _ = runs
-    for part in ("sl", "rl"):
+    for part, rounding in (("sl", 1e-5), ("rl", 1e-3)):  # rounding may turn a candidates' tie
         one, two = (epochs(folder / name / f"{part}-metrics.json") for name in ("one", "two"))
-        assert two[0]["train_loss"] == pytest.approx(one[0]["train_loss"], rel=1e-5)
+        assert two[0]["train_loss"] == pytest.approx(one[0]["train_loss"], rel=rounding)
         np.testing.assert_allclose(two[0]["percentile"], one[0]["percentile"], atol=0.02)
     one, two = (epochs(composer(folder, name) / "metrics.json") for name in ("one", "two"))
     assert [row["step"] for row in one] == [row["step"] for row in two] == [2, 4]
