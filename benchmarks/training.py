@@ -39,7 +39,7 @@ from retrieval.training import batch_terms, make_optimizer
 class Args:
     """What to train."""
 
-    supervised_dialogs: int = 64
+    supervised_dialogs: int = 128
     """Dialogs of a batch of supervised training (B)."""
     improved_dialogs: int = 16
     """Dialogs of a batch of policy improvement."""
@@ -125,16 +125,16 @@ def improved(dialog: Dialog, args: Args) -> dict[str, Any]:
 def triplet_losses(args: Args) -> dict[str, Any]:
     """The soft triplet loss and its gradient, at once and in a loop."""
     torch.manual_seed(0)
-    vectors = torch.randn(2, args.pairs, 512, requires_grad=True)
+    query, target = (torch.randn(args.pairs, 512, requires_grad=True) for _ in range(2))
     generator, rng = torch.Generator().manual_seed(0), np.random.default_rng(0)
 
     def at_once() -> None:
         for _ in range(20):
-            soft_triplet(vectors[0], vectors[1], generator).backward()
+            soft_triplet(query, target, generator).backward()
 
     def in_loop() -> None:
         triplets = draw_triplets(args.pairs, 3, rng)
-        soft_triplet_in_loop(vectors[0], vectors[1], triplets).backward()
+        soft_triplet_in_loop(query, target, triplets).backward()
 
     seconds = interleaved({"loop": in_loop, "once": at_once}, args.repeats)
     return {

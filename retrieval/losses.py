@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -109,8 +110,8 @@ def soft_triplet(
             "raise the batch size"
         )
     both = torch.cat([query, target])  # (2B, D)
-    positive, negative = _draw_triplets(len(query), per_anchor, generator)
-    loss: Tensor = _SoftTriplet.apply(both, positive.to(both.device), negative.to(both.device))
+    partners = _draw_partners(len(query), per_anchor, generator).to(both.device)
+    loss: Tensor = _SoftTriplet.apply(both, partners)
     return 0.5 * loss + (0.5 * loss).detach() if half_gradient else loss
 
 
@@ -119,40 +120,39 @@ class _SoftTriplet(torch.autograd.Function):
 
     With s the logistic function of |a - p|^2 - |a - n|^2 and M (2B, 2B) the sum over triplets of
     s / 2Bn at (a, p) and -s / 2Bn at (a, n), the gradient at the vectors V is
-    2 (diag(M 1 + M^T 1) - M - M^T) V.
+    2 (diag(W 1) - W) V with W = M + M^T. Partners (2B, 1 + n) are positives, then negatives.
     """
 
     @staticmethod
-    def forward(ctx: Any, both: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-        lead = _lead(both, positive, negative)  # (2B, n)
-        ctx.save_for_backward(both, positive, negative, lead)
-        return F.softplus(lead).mean()
+    def forward(ctx: Any, both: Tensor, partners: Tensor) -> Tensor:
+        half_lead = _half_lead(both, partners)  # (2B, n)
+        ctx.save_for_backward(both, partners, half_lead)
+        return 2 * F.softplus(half_lead, beta=2).mean()
 
     @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None, None]:
-        both, positive, negative, lead = ctx.saved_tensors
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
+        both, partners, half_lead = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again
-            loss = F.softplus(_lead(both, positive, negative)).mean()
+            loss = 2 * F.softplus(_half_lead(both, partners), beta=2).mean()
             (gradient,) = torch.autograd.grad(loss, both, create_graph=True)
-            return outer * gradient, None, None
-        share = torch.sigmoid(lead) / lead.numel()  # (2B, n)
-        pull = both.new_zeros(len(both), len(both))
-        pull.scatter_(1, negative, -share)
-        pull.scatter_(1, positive[:, None], share.sum(1, keepdim=True))
+            return outer * gradient, None
+        share = torch.sigmoid(2 * half_lead) * (2 / half_lead.numel() * outer)  # (2B, n)
+        weight = torch.cat([share.sum(1, keepdim=True), -share], dim=1)
+        pull = both.new_zeros(len(both), len(both)).scatter_(1, partners, weight)
         pull = pull + pull.T
-        gradient = both * pull.sum(1, keepdim=True) - pull @ both
-        return 2 * outer * gradient, None, None
+        pull.diagonal().sub_(pull.sum(1))
+        return -(pull @ both), None
 
 
-def _lead(both: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
-    """|a - p|^2 - |a - n|^2 (2B, n) of triplets of vectors (2B, D).
+def _half_lead(both: Tensor, partners: Tensor) -> Tensor:
+    """Half of |a - p|^2 - |a - n|^2 (2B, n) of triplets of vectors (2B, D).
 
     |a - x|^2 = |a|^2 - 2 (a x - |x|^2 / 2), and |a|^2 is the same for p and n: one product in
     place of the differences of all triplets.
     """
     gram = both @ both.T  # (2B, 2B)
-    close = gram - 0.5 * gram.diagonal()
-    return 2 * (close.gather(1, negative) - close.gather(1, positive[:, None]))
+    close = (gram - 0.5 * gram.diagonal()).gather(1, partners)
+    return close[:, 1:] - close[:, :1]
 
 
 def matching(query: Tensor, target: Tensor) -> Tensor:
@@ -203,14 +203,19 @@ def make_metric(
     return metric
 
 
-def _draw_triplets(
-    pairs: int, per_anchor: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """For each of 2B anchors the positive (2B,) and different negatives (2B, n)."""
-    size = 2 * pairs
-    anchor = torch.arange(size)
-    positive = (anchor + pairs) % size
-    luck = torch.rand(size, size, generator=generator)
-    luck[anchor, anchor] = luck[anchor, positive] = -1.0
-    negative = luck.topk(min(per_anchor, size - 2), dim=1).indices
-    return positive, negative
+def _draw_partners(pairs: int, per_anchor: int, generator: torch.Generator) -> Tensor:
+    """For each of 2B anchors its positive and different negatives (2B, 1 + n)."""
+    positive, barred = _no_negatives(pairs)
+    luck = torch.rand(barred.shape, generator=generator) + barred
+    negative = luck.topk(min(per_anchor, 2 * pairs - 2), dim=1).indices
+    return torch.cat([positive, negative], dim=1)
+
+
+@lru_cache(maxsize=8)
+def _no_negatives(pairs: int) -> tuple[Tensor, Tensor]:
+    """The positive of each of 2B anchors (2B, 1), and -2 at what is no negative (2B, 2B)."""
+    anchor = torch.arange(2 * pairs)
+    positive = (anchor + pairs) % (2 * pairs)
+    barred = torch.zeros(2 * pairs, 2 * pairs)
+    barred[anchor, anchor] = barred[anchor, positive] = -2.0
+    return positive[:, None], barred

@@ -8,7 +8,7 @@ import torch
 
 from retrieval.losses import (
     METRICS,
-    _draw_triplets,
+    _draw_partners,
     _SoftTriplet,
     batch_classification,
     in_batch_softmax,
@@ -182,9 +182,8 @@ def test_soft_triplet_draws_every_triplet_alike() -> None:
 @pytest.mark.parametrize("batch", [2, 3, 32])
 def test_number_of_soft_triplets(batch: int) -> None:
     """3 for each of 2B vectors (6B), fewer where there are not as many negatives."""
-    from retrieval.losses import _draw_triplets
-
-    positive, negative = _draw_triplets(batch, 3, chance())
+    partners = _draw_partners(batch, 3, chance())
+    positive, negative = partners[:, 0], partners[:, 1:]
     assert negative.numel() == (6 * batch if batch > 2 else 2 * 4)
     for anchor in range(2 * batch):
         found = negative[anchor].tolist()
@@ -201,10 +200,10 @@ def test_soft_triplet_of_uniform_features() -> None:
 def test_gradients_of_the_soft_triplet_loss_are_its_slopes() -> None:
     """The closed form, the slopes measured, and the gradient that is differentiated again."""
     both = torch.randn(8, 5, dtype=torch.float64, generator=chance(3), requires_grad=True)
-    positive, negative = _draw_triplets(4, 3, chance(1))
+    partners = _draw_partners(4, 3, chance(1))
 
     def loss(vectors: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = _SoftTriplet.apply(vectors, positive, negative)
+        found: torch.Tensor = _SoftTriplet.apply(vectors, partners)
         return found
 
     assert torch.autograd.gradcheck(loss, both)
