@@ -21,7 +21,6 @@ from user_simulator.base import Draws, SharedDraws
 FORMS = ("improved", "published")
 OUTCOMES = ("turns", "end")
 OFFERS = ("images", "slates")
-LESSONS = ("winner", "mean")
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,9 @@ class Improvement:
         offer: where slates are shown, what a candidate is: "images" looks ahead from images shown
             alone, and so learns which ones to put on the slate; "slates" from the greedy slate
             and others drawn from 8 images for each place.
-        learn: the "winner" among the candidates, or the "mean" outcome to be expected
-            (`agents.policy_improvement.candidate_loss`).
 
     Raises:
-        ValueError: an unknown form, outcome, offer or lesson, or numbers that leave nothing to
-            compare.
+        ValueError: an unknown form, outcome or offer, or numbers that leave nothing to compare.
     """
 
     form: str = "improved"
@@ -60,7 +56,6 @@ class Improvement:
     outcome: str = "turns"
     pool: int = 0
     offer: str = "images"
-    learn: str = "winner"
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -69,8 +64,6 @@ class Improvement:
             raise unknown("outcome", self.outcome, OUTCOMES)
         if self.offer not in OFFERS:
             raise unknown("offer", self.offer, OFFERS)
-        if self.learn not in LESSONS:
-            raise unknown("lesson", self.learn, LESSONS)
         if self.top_k < 2 or self.rollouts < 1 or self.depth < 0:
             raise ValueError(
                 "expected at least 2 candidates, 1 roll-out and a depth of 0 or more, got "

@@ -117,7 +117,7 @@ def improve_epoch(
                 regularizer = supervised_loss(
                     agent, query, goal, state, features, how, draws, live.index
                 )
-                chosen = candidate_loss(agent, query, candidates, score, features, policy.learn)
+                chosen = candidate_loss(agent, query, candidates, score, features)
                 losses.append(regularizer + policy.weight * chosen)
                 after = live.show(state, to_host(agent.asked(query)))
                 ranks.append(after.rank)
@@ -137,19 +137,9 @@ def improve_epoch(
 
 
 def candidate_loss(
-    agent: DialogTracker,
-    query: Tensor,
-    candidates: np.ndarray,
-    score: np.ndarray,
-    features: Tensor,
-    learn: str = "winner",
+    agent: DialogTracker, query: Tensor, candidates: np.ndarray, score: np.ndarray, features: Tensor
 ) -> Tensor:
-    r"""What the outcomes of K candidates teach the learner's softmax over them.
-
-    "winner" is the cross-entropy of the best one. "mean" is the outcome to be expected,
-    :math:`\sum_k \pi_k s_k / \sigma`, with scores s less their mean and sigma the standard
-    deviation of these in the batch: the policy gradient over all candidates, in which small
-    differences weigh little.
+    """Cross-entropy of the winner among the K candidates under the learner's own scores.
 
     The score of a slate is the sum of its images' scores; candidates are slates (B, K, k). Rows
     whose outcomes are all equal teach nothing and are left out.
@@ -157,13 +147,9 @@ def candidate_loss(
     embedded = agent.searched(agent.embed(features[agent.here(candidates)]).flatten(0, 2))
     offered = embedded.unflatten(0, candidates.shape).sum(2)  # (B, K, D)
     logits = agent.scale.exp() * torch.einsum("bd,bkd->bk", agent.asked(query), offered)
+    label = agent.here(score.argmin(axis=1))
     told = agent.here(score.max(axis=1) > score.min(axis=1)).float()
-    if learn == "mean":
-        lead = score - score.mean(axis=1, keepdims=True)
-        lead = lead / max(float(lead.std()), 1e-6)
-        each = (logits.softmax(-1) * agent.here(lead).float()).sum(-1)
-    else:
-        each = F.cross_entropy(logits, agent.here(score.argmin(axis=1)), reduction="none")
+    each = F.cross_entropy(logits, label, reduction="none")
     mean = (each * told).sum() / told.sum().clamp(min=1.0)
     return distributed.weight(told.sum().item()) * mean
 

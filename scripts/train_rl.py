@@ -43,8 +43,6 @@ class Args(DialogArgs):
     """Half of the candidates are drawn from so many nearest images; 0 takes the nearest K."""
     offer: str = "images"
     """With slates, what is looked ahead from: `images` shown alone, or whole `slates`."""
-    learn: str = "winner"
-    """From candidates: which is the `winner`, or the `mean` outcome to be expected."""
     weight: float | None = None
     """Weight of the improved (by default 25) or self-critical (0.3) policy loss beside the
     supervised loss."""
@@ -106,8 +104,7 @@ def train(args: Args) -> None:
     weighed = {} if args.weight is None else {"weight": args.weight}
     policy = Improvement(
         args.improvement, args.top_k, args.tau, args.neg_num, args.rollouts, depth=args.depth,
-        outcome=args.outcome, pool=args.pool, offer=args.offer, learn=args.learn,
-        **weighed,
+        outcome=args.outcome, pool=args.pool, offer=args.offer, **weighed,
     )  # fmt: skip
     by_chance = SelfCritical(args.top_k, args.samples, **weighed)
     with writer_first():  # what is missing is made once

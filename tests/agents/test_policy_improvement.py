@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents.look_ahead import LESSONS, OFFERS, Improvement, Players, look_ahead, propose
+from agents.look_ahead import OFFERS, Improvement, Players, look_ahead, propose
 from agents.policy_improvement import (
     candidate_loss,
     freeze_images,
@@ -344,51 +344,14 @@ def test_candidate_loss_is_the_loop(
     assert (query.grad[[0, 1, 3, 4, 5]].abs().amax(1) > 0).all()
 
 
-@pytest.mark.parametrize("name", AGENTS)
-def test_the_mean_outcome_is_the_loop(
-    name: str, scenes: Dialog, start: dict[str, DialogTracker]
-) -> None:
-    """What is to be expected, in standard deviations of the batch, over rows that differ."""
-    agent = start[name]
-    features = torch.from_numpy(scenes.gallery.features)
-    rng = np.random.default_rng(2)
-    candidates = np.stack([rng.permutation(len(features))[:3] for _ in range(BATCH)])[:, :, None]
-    score = rng.random((BATCH, 3)) * 5
-    score[4] = 2.5
-    query = torch.randn(BATCH, agent.dim, generator=torch.Generator().manual_seed(0))
-    query.requires_grad_()
-    loss = candidate_loss(agent, query, candidates, score, features, "mean")
-    loss.backward()
-
-    points = agent.embed(features).double().detach().numpy()
-    scale = math.exp(agent.get_parameter("scale").item())
-    leads = [[one - sum(row) / 3 for one in row] for row in score.tolist()]
-    spread = math.sqrt(sum(lead**2 for row in leads for lead in row) / (3 * BATCH))
-    each = []
-    for b in range(BATCH):
-        at = query[b].double().detach().numpy()
-        alike = -((at - points) ** 2).sum(1) if name == "published" else points @ at
-        odds = [math.exp(scale * (alike[one] - max(alike))) for (one,) in candidates[b]]
-        each.append(
-            sum(chance * lead for chance, lead in zip(odds, leads[b], strict=True))
-            / sum(odds) / spread
-        )  # fmt: skip
-    expected = sum(each[b] for b in range(BATCH) if b != 4) / (BATCH - 1)
-    assert loss.item() == pytest.approx(expected, rel=1e-4)
-    assert query.grad is not None and (query.grad[4] == 0).all()
-    down = candidate_loss(agent, query - 1e-3 * query.grad, candidates, score, features, "mean")
-    assert down < loss
-
-
 def test_candidate_loss_of_equal_outcomes_alone_is_zero(
     scenes: Dialog, start: dict[str, DialogTracker]
 ) -> None:
     features = torch.from_numpy(scenes.gallery.features)
     query = torch.randn(2, start["tracker"].dim)
     candidates = np.array([[[1], [2]], [[3], [4]]])
-    for learn in LESSONS:
-        loss = candidate_loss(start["tracker"], query, candidates, np.ones((2, 2)), features, learn)
-        assert loss.item() == 0
+    loss = candidate_loss(start["tracker"], query, candidates, np.ones((2, 2)), features)
+    assert loss.item() == 0
 
 
 # an epoch
