@@ -152,7 +152,7 @@ def look_ahead(
     rows = np.repeat(np.arange(dialogs), count)
     score = np.zeros(dialogs * count)
     for _ in range(policy.rollouts):
-        ahead = _shown(players.ahead, state.rows(rows), slates.reshape(len(rows), -1), query[rows])
+        ahead = show_chosen(players.ahead, state.rows(rows), slates.reshape(len(rows), -1), query[rows])
         recalled = None if memory is None else memory[players.target.here(rows)]
         shared = SharedDraws(rng, count)
         found, left = ahead.found, players.ahead.left(ahead)
@@ -171,8 +171,10 @@ def look_ahead(
     return score.reshape(dialogs, count)
 
 
-def _shown(dialog: Dialog, state: DialogState, slate: np.ndarray, query: np.ndarray) -> DialogState:
-    """Show slates (B, k), or images (B, 1) alone."""
+def show_chosen(
+    dialog: Dialog, state: DialogState, slate: np.ndarray, query: np.ndarray
+) -> DialogState:
+    """Show slates (B, k), or images (B, 1) alone; ranks are by queries (B, D)."""
     if slate.shape[1] == 1:
         return dialog.show_image(state, slate[:, 0], query)
     return dialog.show_slate(state, slate, query)

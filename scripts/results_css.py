@@ -70,6 +70,8 @@ LINES = (
          "6.3 [M]"),
     Line("concat-3d", "concat", f"--dataset css3d --model concat {FAST}", "60.6 [M]"),
     Line("tirg-3d", "TIRG", f"--dataset css3d --model tirg {FAST}", "73.7; GA 91.2"),
+    Line("tirg-long-3d", "TIRG, pictures shifted, 40 epochs",
+         f"--dataset css3d --model tirg {FAST} --shift 2 --epochs 40"),
     Line("tirg-published-3d", "TIRG, published recipe, equal minutes",
          "--dataset css3d --model tirg --recipe tirg --evaluate_every 0 --max_minutes 8",
          "73.7; google/tirg 76.0"),
