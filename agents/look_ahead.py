@@ -152,7 +152,9 @@ def look_ahead(
     rows = np.repeat(np.arange(dialogs), count)
     score = np.zeros(dialogs * count)
     for _ in range(policy.rollouts):
-        ahead = show_chosen(players.ahead, state.rows(rows), slates.reshape(len(rows), -1), query[rows])
+        ahead = show_chosen(
+            players.ahead, state.rows(rows), slates.reshape(len(rows), -1), query[rows]
+        )
         recalled = None if memory is None else memory[players.target.here(rows)]
         shared = SharedDraws(rng, count)
         found, left = ahead.found, players.ahead.left(ahead)

@@ -10,7 +10,7 @@ from agents.evaluation import evaluation_pairs, run_dialogs
 from agents.loading import load_agent
 from agents.sb3 import SB3Agent
 from envs.factory import make_dialog
-from examples import custom_agent, custom_user, own_catalogue, train_ppo, vector_env
+from examples import custom_agent, custom_user, gpu_env, own_catalogue, train_ppo, vector_env
 from retrieval.datasets import catalog
 from tests.command_line import do
 from tests.tiny_catalog import make_shop
@@ -71,6 +71,17 @@ def test_the_batch_environment(tiny_root: Path, capsys: pytest.CaptureFixture[st
     ended = re.search(r"(\d+) dialogs ended", out)
     assert ended is not None
     assert int(ended[1]) >= 16  # each of the 8 ends at least every fifth turn
+
+
+def test_the_environment_in_tensors(
+    tiny_root: Path, tiny_captioner: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at_random = gpu_env.main(tiny_root, dialogs=32, turns=12)
+    do("train_sl", "--data-path", tiny_root, "--epochs", 1, "--dialogs-per-epoch", 128,
+       "--batch-size", 32, "--test-pairs", 0, "--model-folder", tmp_path)  # fmt: skip
+    learned = gpu_env.main(tiny_root, tmp_path / "sl-0.pt", dialogs=32, turns=12)
+    assert 0 < at_random < learned < 1
+    assert re.search(r"on \w+(:\d)?: reward per turn 0\.\d+", capsys.readouterr().out)
 
 
 def test_the_hasty_user(tiny_root: Path) -> None:
