@@ -13,6 +13,7 @@ import torch
 from agents.policy_improvement import Improvement, freeze_images, improve_epoch, target_copy
 from agents.supervised import Training, pretrain_epoch
 from agents.tracker import PublishedTracker
+from benchmarks import on_device
 from benchmarks.captioning import Args as CaptioningArgs
 from benchmarks.captioning import compare, pairs
 from benchmarks.environment import floor, play, record, single_environments
@@ -200,3 +201,12 @@ def test_dialogs_about_a_grown_gallery(heard, user):
     assert isinstance(dialog.user, NeuralUser) == (user == "neural")
     caption = dialog.user.describe(np.array([3]), np.array([99]), np.random.default_rng(0))
     assert caption[0]
+
+
+def test_the_environment_in_tensors_is_measured(heard):
+    """All three play; the floor looks at the gallery and speaks as often."""
+    dialog = grown_dialog("neural", 70, heard, max_turns=2)
+    found = on_device.compare(dialog, 5, on_device.Args(size=70, steps=3, repeats=1))
+    assert set(found["turns_per_second"]) == {"tensors", "floor", "arrays"}
+    assert all(speed > 0 for speed in found["turns_per_second"].values())
+    assert found["of_floor"] > 0
