@@ -19,7 +19,7 @@ from retrieval.errors import unknown
 from user_simulator.base import Draws, SharedDraws
 
 FORMS = ("improved", "published")
-OUTCOMES = ("turns", "end")
+OUTCOMES = ("turns", "end", "finding")
 OFFERS = ("images", "slates")
 
 
@@ -35,12 +35,16 @@ class Improvement:
         rollouts: roll-outs per candidate, averaged (more than one pays with users who sample).
         weight: of the improved policy loss beside the supervised loss.
         depth: turns played in a roll-out at most; 0 plays to the end of the dialog.
-        outcome: what a roll-out is worth: "turns" sums over its turns, "end" takes the last one.
+        outcome: what a roll-out is worth: "turns" sums over its turns, "end" takes the last one,
+            "finding" adds one for each turn that the target was not yet on show before it, so
+            that it is better found now than in the next turn.
         pool: candidates beyond the nearest K: half of them are drawn from the nearest `pool`
             images, likelier ones more often; 0 takes the nearest K.
         offer: where slates are shown, what a candidate is: "images" looks ahead from images shown
             alone, and so learns which ones to put on the slate; "slates" from the greedy slate
             and others drawn from 8 images for each place.
+        images_rest: the policy loss moves the queries alone, not the embeddings of the images it
+            compares: for galleries so small that one would learn these by heart.
 
     Raises:
         ValueError: an unknown form, outcome or offer, or numbers that leave nothing to compare.
@@ -56,6 +60,7 @@ class Improvement:
     outcome: str = "turns"
     pool: int = 0
     offer: str = "images"
+    images_rest: bool = False
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -163,11 +168,12 @@ def look_ahead(
             ahead, recalled = _answer(players, players.ahead.listen(ahead, shared), recalled)
             if len(gone := np.flatnonzero(left)):
                 ahead = ahead.with_rows(gone, before.rows(gone))
-            worth = policy.outcome == "turns" or turn == turns - 1
+            worth = policy.outcome != "end" or turn == turns - 1
             if policy.form == "published":
                 score += worth * ahead.rank
             else:
-                score += worth * np.where(found, 0.0, np.log2(1.0 + ahead.rank))
+                late = policy.outcome == "finding"
+                score += worth * np.where(found, 0.0, late + np.log2(1.0 + ahead.rank))
             found = found | ahead.found
             left = left | players.ahead.left(ahead)
     return score.reshape(dialogs, count)

@@ -117,7 +117,9 @@ def improve_epoch(
                 regularizer = supervised_loss(
                     agent, query, goal, state, features, how, draws, live.index
                 )
-                chosen = candidate_loss(agent, query, candidates, score, features)
+                chosen = candidate_loss(
+                    agent, query, candidates, score, features, policy.images_rest
+                )
                 losses.append(regularizer + policy.weight * chosen)
                 after = live.show(state, to_host(agent.asked(query)))
                 ranks.append(after.rank)
@@ -137,15 +139,22 @@ def improve_epoch(
 
 
 def candidate_loss(
-    agent: DialogTracker, query: Tensor, candidates: np.ndarray, score: np.ndarray, features: Tensor
+    agent: DialogTracker,
+    query: Tensor,
+    candidates: np.ndarray,
+    score: np.ndarray,
+    features: Tensor,
+    images_rest: bool = False,
 ) -> Tensor:
     """Cross-entropy of the winner among the K candidates under the learner's own scores.
 
     The score of a slate is the sum of its images' scores; candidates are slates (B, K, k). Rows
-    whose outcomes are all equal teach nothing and are left out.
+    whose outcomes are all equal teach nothing and are left out. With `images_rest` only the query
+    gets a gradient.
     """
     embedded = agent.searched(agent.embed(features[agent.here(candidates)]).flatten(0, 2))
     offered = embedded.unflatten(0, candidates.shape).sum(2)  # (B, K, D)
+    offered = offered.detach() if images_rest else offered
     logits = agent.scale.exp() * torch.einsum("bd,bkd->bk", agent.asked(query), offered)
     label = agent.here(score.argmin(axis=1))
     told = agent.here(score.max(axis=1) > score.min(axis=1)).float()

@@ -28,6 +28,8 @@ START = "--epochs 1 --batch-size 64 --lr 1e-3 --schedule cosine --test-pairs 0"
 GO_ON = "--epochs 1 --batch-size 64 --lr 2e-4 --schedule cosine --test-pairs 0"
 CANDIDATES = 4
 LOOK = f"--top-k {CANDIDATES} --weight 25"
+LOOK_AT = {"catalog": "--outcome finding --images-rest"}
+"""What is added to it for a gallery: 2,264 photos to train on would be learnt by heart."""
 PLAYED = 1
 """Seed of the dialogs that are played: not those that the flags above were chosen by."""
 QUICK_DATA = "make_css --train-scenes 16 --test-scenes 8 --edits 4 --captions 60"
@@ -84,6 +86,8 @@ class Args:
     """Also continue supervised training until it has heard as many captions."""
     pairs: int = 1000
     """Dialogs that each agent plays on images never seen in training."""
+    room_pairs: int = 400
+    """Of these, dialogs in which the best roll-outs of the supervised agent are looked for."""
     parallel: int = 1
     """Cells at a time, one thread each."""
     table: bool = False
@@ -146,6 +150,7 @@ def as_quick(args: Args) -> Args:
         call(f"{QUICK_DATA} --out {data}")
     return replace(
         args, out=out, data_path=data, catalog_path=None, start_dialogs=64, dialogs=64, pairs=20,
+        room_pairs=8,
         seeds=args.seeds[:2], only=args.only or ("css-3d", "noisy", "slate"),
     )  # fmt: skip
 
@@ -191,9 +196,10 @@ def fill(cell: Cell, args: Args) -> None:
     if args.equal_decodes:
         names.append(("continued-decodes", "sl", captions(setting.turns)))
     for name, prefix, times in names:
-        look = LOOK if prefix == "rl" else ""
+        look = f"{LOOK} {LOOK_AT.get(cell.gallery, '')}" if prefix == "rl" else ""
         _train(folder / name, prefix, f"train_{prefix} {go_on} {look}", times * args.dialogs, later)
         agents[name] = folder / name / f"{prefix}-0.pt"
+    look_for_room(cell, args)
     out = folder / ("benchmark-decodes" if args.equal_decodes else "benchmark")
     if (out / "benchmark.json").is_file():
         return
@@ -202,6 +208,30 @@ def fill(cell: Cell, args: Args) -> None:
         f"benchmark --agents {named} oracle {setting.flags} {world(cell, args)} "
         f"--turns {setting.turns} --pairs {args.pairs} --seed {PLAYED} --bootstrap 200 --out {out}"
     )
+
+
+def look_for_room(cell: Cell, args: Args) -> None:
+    """How often the best of its own roll-outs would have found the target, unless it is there."""
+    import shlex
+
+    from agents.checkpoints import load_checkpoint
+    from agents.evaluation import evaluation_pairs
+    from agents.look_ahead import Improvement
+    from agents.room import found_by_best_rollouts
+    from retrieval.files import atomic_write
+    from scripts.common import DialogArgs, dialog_of
+
+    folder, setting = cell.folder(args.out), SETTINGS[cell.setting]
+    if (folder / "room.json").is_file():
+        return
+    flags = shlex.split(f"{setting.flags} {world(cell, args)}")
+    dialog = dialog_of(tyro.cli(DialogArgs, args=flags), "test", setting.turns)
+    agent = load_checkpoint(folder / "continued/sl-0.pt", dialog.vocabulary).agent
+    target, reference = evaluation_pairs(len(dialog.gallery), args.room_pairs, PLAYED)
+    policy = Improvement(top_k=CANDIDATES, outcome="finding")
+    found = found_by_best_rollouts(agent, dialog, target, reference, policy, PLAYED)
+    with atomic_write(folder / "room.json") as temporary:
+        temporary.write_text(json.dumps({"found": found.mean(0).tolist(), "pairs": len(found)}))
 
 
 def captions(turns: int) -> int:
@@ -222,14 +252,19 @@ def _train(folder: Path, prefix: str, command: str, dialogs: int, seed: int) -> 
 
 
 def table(wanted: Sequence[Cell], out: Path) -> str:
-    """RL less SL continued at the last turn, all seeds together, and the room to the oracle.
+    """RL less SL continued at the last turn, all seeds together, and the room there was.
+
+    Room is what more dialogs find with the oracle (`agents.baselines`, which takes words at their
+    word) and with the best of the agent's own roll-outs (`agents.room`), and in brackets the
+    share of it that RL closes.
 
     Intervals are over targets, with all that was played for each (2,000 resamples); beside the
     means stands in how many seeds the difference is positive. The same goes to `table.json`.
     """
     from retrieval.files import atomic_write
 
-    head = ["gallery", "setting", "seeds", "against", *METRICS, "found: SL, room, closed"]
+    head = ["gallery", "setting", "seeds", "against", *METRICS, "found by SL",
+            "room to the oracle", "to its best roll-outs"]  # fmt: skip
     rows, kept = [head, ["---"] * len(head)], {}
     for gallery, setting in dict.fromkeys((cell.gallery, cell.setting) for cell in wanted):
         seeds = [cell for cell in wanted if (cell.gallery, cell.setting) == (gallery, setting)]
@@ -242,7 +277,7 @@ def table(wanted: Sequence[Cell], out: Path) -> str:
                 kept[f"{gallery} {setting} {against}"] = found
                 rows.append([gallery, SETTINGS[setting].what, str(len(paths)), against,
                              *(cell_text(found, metric) for metric in METRICS),
-                             room_text(found)])  # fmt: skip
+                             *room_cells(found, best_rollouts(seeds, out))])  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     with atomic_write(out / "table.json") as temporary:
         temporary.write_text(json.dumps(kept, indent=1))
@@ -295,15 +330,30 @@ def cell_text(found: dict[str, Any], metric: str) -> str:
     )
 
 
-def room_text(found: dict[str, Any]) -> str:
-    """Found by the last turn: the supervised agent, what the oracle finds more, RL's share of it.
+def best_rollouts(seeds: Sequence[Cell], out: Path) -> float | None:
+    """The share of dialogs that the best roll-outs find, where it was looked for."""
+    from statistics import mean
+
+    paths = [cell.folder(out) / "room.json" for cell in seeds]
+    found = [json.loads(path.read_text())["found"][-1] for path in paths if path.is_file()]
+    return mean(found) if found else None
+
+
+def room_cells(found: dict[str, Any], rollouts: float | None) -> list[str]:
+    """Found by the last turn by the supervised agent, and how much more could be.
 
     No share is told of a room below five points.
     """
-    least, best = found["values"][found["against"]]["found"], found["values"]["oracle"]["found"]
-    room, gain = best - least, found["differences"]["found"]["difference"]
-    share = f"{100 * gain / room:.0f} %" if room >= 0.05 else "-"
-    return f"{100 * least:.1f}, {100 * room:.1f}, {share}"
+    least, gain = found["values"][found["against"]]["found"], found["differences"]["found"]
+    cells = [f"{100 * least:.1f}"]
+    for best in (found["values"]["oracle"]["found"], rollouts):
+        if best is None:
+            cells.append("-")
+            continue
+        room = best - least
+        share = f" ({100 * gain['difference'] / room:.0f} %)" if room >= 0.05 else ""
+        cells.append(f"{100 * room:+.1f}{share}")
+    return cells
 
 
 if __name__ == "__main__":

@@ -38,11 +38,14 @@ class Args(DialogArgs):
     depth: int = 0
     """Turns played in a roll-out at most; 0 plays to the end of the dialog."""
     outcome: str = "turns"
-    """What a roll-out is worth: `turns` (all its turns) or `end` (its last)."""
+    """What a roll-out is worth: `turns` (all its turns), `end` (its last) or `finding` (all, and
+    the turns that finding takes)."""
     pool: int = 0
     """Half of the candidates are drawn from so many nearest images; 0 takes the nearest K."""
     offer: str = "images"
     """With slates, what is looked ahead from: `images` shown alone, or whole `slates`."""
+    images_rest: bool = False
+    """The policy loss moves queries alone: for galleries small enough to be learnt by heart."""
     weight: float | None = None
     """Weight of the improved (by default 25) or self-critical (0.3) policy loss beside the
     supervised loss."""
@@ -104,7 +107,8 @@ def train(args: Args) -> None:
     weighed = {} if args.weight is None else {"weight": args.weight}
     policy = Improvement(
         args.improvement, args.top_k, args.tau, args.neg_num, args.rollouts, depth=args.depth,
-        outcome=args.outcome, pool=args.pool, offer=args.offer, **weighed,
+        outcome=args.outcome, pool=args.pool, offer=args.offer,
+        images_rest=args.images_rest, **weighed,
     )  # fmt: skip
     by_chance = SelfCritical(args.top_k, args.samples, **weighed)
     with writer_first():  # what is missing is made once

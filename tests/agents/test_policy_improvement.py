@@ -100,8 +100,9 @@ def slow_look_ahead(
                         query, recalled = target.predict(dialog.observe(one), recalled)
                         one = dialog.show(one, query)
                     rank = float(one.rank[0])
-                    each.append(rank if policy.form == "published" else math.log2(1 + rank))
-                score[b, k] += sum(each) if policy.outcome == "turns" else each[-1]
+                    late = policy.outcome == "finding"
+                    each.append(rank if policy.form == "published" else late + math.log2(1 + rank))
+                score[b, k] += each[-1] if policy.outcome == "end" else sum(each)
     return score
 
 
@@ -136,6 +137,7 @@ def test_a_shown_target_ends_the_outcome_and_depth_bounds_it(
         ("tracker", Improvement(offer="slates"), {"slate": 3, "never_repeat": True}),
         ("tracker", Improvement(pool=12), {"slate": 2, "patience": 1}),
         ("tracker", Improvement(outcome="end"), {"patience": 1}),
+        ("tracker", Improvement(outcome="finding"), {"patience": 2}),
         ("published", Improvement("published", rollouts=2), {}),
     ],
 )
@@ -342,6 +344,25 @@ def test_candidate_loss_is_the_loop(
     assert query.grad is not None
     assert (query.grad[2] == 0).all()
     assert (query.grad[[0, 1, 3, 4, 5]].abs().amax(1) > 0).all()
+
+
+@pytest.mark.parametrize("rests", [False, True])
+def test_images_can_rest(rests: bool, scenes: Dialog, start: dict[str, DialogTracker]) -> None:
+    """The same loss and the same pull on the query, and none on what embeds the images."""
+    agent, features = start["tracker"], torch.from_numpy(scenes.gallery.features)
+    candidates = np.arange(2 * BATCH).reshape(BATCH, 2, 1)
+    score = np.tile([1.0, 2.0], (BATCH, 1))
+    query = torch.randn(BATCH, agent.dim, generator=torch.Generator().manual_seed(0))
+    found = []
+    for how in (False, rests):
+        query = query.detach().requires_grad_()
+        agent.zero_grad()
+        loss = candidate_loss(agent, query, candidates, score, features, how)
+        loss.backward()
+        found.append((loss.detach(), query.grad))
+    torch.testing.assert_close(found[0], found[1])
+    moved = [weight.grad is not None for weight in agent.get_submodule("image").parameters()]
+    assert all(moved) != rests and any(moved) != rests
 
 
 def test_candidate_loss_of_equal_outcomes_alone_is_zero(

@@ -40,6 +40,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
         monkeypatch.setattr(module, "call", call)
         monkeypatch.setattr(module, "table", lambda *_: "", raising=False)
         monkeypatch.setattr(module, "tables", lambda *_: "", raising=False)
+    monkeypatch.setattr(results_dialogs, "look_for_room", lambda *_: None)
     return commands
 
 

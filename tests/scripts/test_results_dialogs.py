@@ -1,5 +1,6 @@
 """The map of policy improvement: its commands, what it makes again, its table."""
 
+import json
 import math
 import shlex
 from pathlib import Path
@@ -22,6 +23,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What would be run."""
     commands: list[str] = []
     monkeypatch.setattr(results_dialogs, "call", commands.append)
+    monkeypatch.setattr(results_dialogs, "look_for_room", lambda *_: None)
     return commands
 
 
@@ -53,6 +55,7 @@ def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path
         heard = {5: 5 + 4 * (4 + 3 + 2 + 1 + 1), 10: 10 + 4 * (45 + 1)}[improved.train_turns]
         assert longer.dialogs_per_epoch == 2_048 * math.ceil(heard / improved.train_turns)
         assert improved.top_k == 4
+        assert improved.images_rest == (cell.gallery == "catalog")
         Improvement(improved.improvement, improved.top_k, weight=improved.weight,
                     outcome=improved.outcome)  # fmt: skip
 
@@ -85,6 +88,7 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
             shown = np.column_stack([np.zeros(3), by_seed[seed]])
             tables |= {name: np.where(shown > 0, 0.0, 10.0), f"found:{name}": shown}
         np.savez_compressed(folder / "ranks.npz", **tables)
+        (folder.parent / "room.json").write_text(json.dumps({"found": [0, 0.6 + seed * 0.3]}))
     wanted = [Cell("css-3d", "noisy", seed) for seed in (0, 1)]
     text = results_dialogs.table(wanted, tmp_path).splitlines()
     continued = text[2].split(" | ")
@@ -92,8 +96,8 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     assert continued[4].startswith("+50.0 [") and continued[4].endswith("(2 of 2)")  # percentile
     assert continued[8].startswith("+50.0 [")  # found: 4 of 6 less 1 of 6
     assert continued[9].startswith("-")  # the best log rank falls
-    assert continued[10] == "16.7, 83.3, 60 % |"
-    assert text[3].split(" | ")[10] == "0.0, 100.0, 67 % |"
+    assert continued[10:] == ["16.7", "+83.3 (60 %)", "+58.3 (86 %) |"]
+    assert text[3].split(" | ")[10:] == ["0.0", "+100.0 (67 %)", "+75.0 (89 %) |"]
     assert (tmp_path / "table.json").is_file()
 
 
