@@ -77,6 +77,10 @@ def train(args: Args) -> None:
     from agents.sb3.sessions import last_model, learn_epochs, restore_replay
 
     method = method_of(args)
+    if args.device != "cpu":
+        raise ValueError(
+            f"train_sb3 works on the CPU, which its small policies prefer; got --device {args.device}"
+        )
     if args.test_turns > args.train_turns:
         raise ValueError(
             f"the policy reads dialogs of up to {args.train_turns} turns, got --test-turns "

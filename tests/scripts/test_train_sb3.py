@@ -104,6 +104,7 @@ def test_mistakes(world: list[object], supervised: Path, tmp_path: Path) -> None
     message = refused("train_sb3", "--algo", "sac", "--action", "candidate", *world, *folder)
     assert "sac takes the action query" in message
     assert "nothing to resume" in refused("train_sb3", *world, *folder, "--resume")
+    assert "works on the CPU" in refused("train_sb3", *world, *folder, "--device", "cuda")
     message = refused("train_sb3", *world, *folder, "--test-turns", 7)
     assert "dialogs of up to 5 turns, got --test-turns 7" in message
     message = refused("train_sb3", *world, *folder, "--pretrained-model", tmp_path / "no.pt")
