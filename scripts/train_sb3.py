@@ -79,7 +79,8 @@ def train(args: Args) -> None:
     method = method_of(args)
     if args.device != "cpu":
         raise ValueError(
-            f"train_sb3 works on the CPU, which its small policies prefer; got --device {args.device}"
+            f"train_sb3 works on the CPU, where small policies are at home; got {args.device}; "
+            "leave --device out"
         )
     if args.test_turns > args.train_turns:
         raise ValueError(
