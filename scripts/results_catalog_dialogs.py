@@ -34,6 +34,8 @@ class Args:
     """A catalogue's folder."""
     out: Path = Path("runs/catalog-dialogs")
     """Receives a folder per agent and seed."""
+    only: tuple[str, ...] = ()
+    """Names of agents; by default all."""
     seeds: tuple[int, ...] = SEEDS
     """To train each agent with."""
     dialogs: int = 12_800
@@ -55,20 +57,27 @@ def reproduce(args: Args) -> str:
     """Train and play what is missing; returns the tables.
 
     Raises:
+        ValueError: there is no such agent.
         RuntimeError: a command failed; its own message stands on standard error.
     """
     if args.quick:
         args = replace(args, out=args.out / "quick", dialogs=64, pairs=20, seeds=args.seeds[:2],
                        captioner=False)  # fmt: skip
+    from retrieval.errors import unknown
+
+    for name in args.only:
+        if name not in AGENTS:
+            raise unknown("agent", name, AGENTS)
     world = f"--dataset catalog --dataset-path {args.dataset_path}"
     for seed in args.seeds:
         folder = args.out / f"seed-{seed}"
-        for name, flags in AGENTS.items():
+        for name in names_of(args):
+            flags = AGENTS[name]
             if not (folder / name / "sl-0.pt").is_file():
                 call(f"train_sl {START} {flags} {world} --dialogs-per-epoch {args.dialogs} "
                      f"--seed {seed} --model-folder {folder / name}")  # fmt: skip
         if not (folder / "benchmark" / "benchmark.json").is_file():
-            agents = " ".join(f"{name}={folder / name / 'sl-0.pt'}" for name in AGENTS)
+            agents = " ".join(f"{name}={folder / name / 'sl-0.pt'}" for name in names_of(args))
             call(f"benchmark --agents {agents} oracle --user attribute {world} "
                  f"--pairs {args.pairs} --bootstrap 10 --out {folder / 'benchmark'}")  # fmt: skip
     text = table(args)
@@ -80,6 +89,11 @@ def reproduce(args: Args) -> str:
     return f"{text}\n\n{truth(path.with_suffix('.json'))}"
 
 
+def names_of(args: Args) -> list[str]:
+    """The agents that were asked for, the full one first."""
+    return [name for name in AGENTS if name == "full" or not args.only or name in args.only]
+
+
 def table(args: Args) -> str:
     """Recall@10 over the turns in percent, all seeds together, and what looking adds."""
     import numpy as np
@@ -88,7 +102,7 @@ def table(args: Args) -> str:
 
     paths = [args.out / f"seed-{seed}" / "benchmark/ranks.npz" for seed in args.seeds]
     files = [dict(np.load(path)) for path in paths]
-    names = [*AGENTS, "oracle"]
+    names = [*names_of(args), "oracle"]
     ranks = {name: np.concatenate([file[name] for file in files]) for name in names}
     drawn: dict[str, Any] = {
         "rng": np.random.default_rng(17),
@@ -101,7 +115,7 @@ def table(args: Args) -> str:
     for name in names:
         means = summary["agents"][name][METRIC]
         rows.append([name, *(f"{100 * value:.1f}" for value in means)])
-    for other in ("text-only", "no-memory"):
+    for other in names_of(args)[1:]:
         compared = compare(ranks, size, [("full", other)], **drawn)
         found = {row["turn"]: row for row in compared if row["metric"] == METRIC}
         cells = ["-" if turn not in found else interval(found[turn]) for turn in range(turns)]

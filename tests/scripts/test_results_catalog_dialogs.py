@@ -1,6 +1,5 @@
 """The table of dialogs about products: its commands, its rows by hand."""
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -81,4 +80,13 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     assert lines[7][3].startswith("+75.0 [")
     assert lines[8][:3] == ["full, gain over the turn before", "-", lines[8][2]]
     assert lines[8][2].startswith("+25.0 [") and lines[8][3].startswith("+50.0 [")
-    assert json.dumps(lines)  # plain text throughout
+    few = table(Args(out=tmp_path, seeds=(0, 1), only=("text-only",)))
+    assert [line.split(" | ")[0] for line in few.splitlines()[2:]] == [
+        "| full", "| text-only", "| oracle", "| full less text-only",
+        "| full, gain over the turn before",
+    ]  # fmt: skip
+
+
+def test_unknown_agents_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown agent 'text only'. Did you mean 'text-only'"):
+        reproduce(Args(out=tmp_path, only=("text only",)))
