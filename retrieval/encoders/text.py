@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from retrieval.errors import unknown
 from retrieval.text import PADDING
@@ -67,9 +68,25 @@ class ConvolutionalTextEncoder(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors (B, D) of token ids (B, 16)."""
-        places = self.pairs(self.embedding(ids).transpose(1, 2))  # (B, 512, L - 1)
-        result: Tensor = self.output(self.norm(places.amax(-1)))
+        result: Tensor = self.output(self.norm(self._filtered(ids).amax(1)))
         return result
+
+    def _filtered(self, ids: Tensor) -> Tensor:
+        """The filters at every pair of words (B, L - 1, 512).
+
+        A filter of a pair adds what it makes of either word, so each word of the vocabulary passes
+        it once, wherever it stands; where a batch has fewer words than that, these do.
+        """
+        first, second = self.pairs.weight.unbind(-1)  # (512, 512) each
+        if self.embedding.num_embeddings <= ids.numel():
+            words = self.embedding.weight
+            before = F.embedding(ids[:, :-1], F.linear(words, first))
+            after = F.embedding(ids[:, 1:], F.linear(words, second, self.pairs.bias))
+        else:
+            words = self.embedding(ids)  # (B, L, 512)
+            before = F.linear(words[:, :-1], first)
+            after = F.linear(words[:, 1:], second, self.pairs.bias)
+        return before + after
 
 
 def padding_of(ids: Tensor) -> Tensor:

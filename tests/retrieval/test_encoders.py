@@ -389,3 +389,23 @@ def test_the_convolution_is_a_loop_over_pairs_of_words():
         wanted = model.output.weight.detach().numpy() @ normal
         np.testing.assert_allclose(vectors[row], wanted, rtol=1e-3, atol=1e-4)
     assert model.output.bias is None
+
+
+@pytest.mark.parametrize("batch", [2, 30])
+def test_word_cnn_is_the_convolution(batch: int) -> None:
+    """Word by word or the whole vocabulary at once: values and slopes of the convolution."""
+    torch.manual_seed(0)
+    encoder = ConvolutionalTextEncoder(40, 6).double()
+    ids = torch.randint(0, 40, (batch, 7))
+    assert (ids.numel() < 40) == (batch == 2)
+    slow = encoder.pairs(encoder.embedding(ids).transpose(1, 2)).amax(-1)
+    wanted = encoder.output(encoder.norm(slow))
+    pull = torch.randn_like(wanted)
+    names = [name for name, weight in encoder.named_parameters() if weight.requires_grad]
+    slopes = torch.autograd.grad(wanted, list(encoder.parameters()), pull)
+    encoder.norm.reset_running_stats()
+    found = encoder(ids)
+    torch.testing.assert_close(found, wanted)
+    ours = torch.autograd.grad(found, list(encoder.parameters()), pull)
+    for name, one, other in zip(names, ours, slopes, strict=True):
+        torch.testing.assert_close(one, other, msg=name)
