@@ -18,10 +18,11 @@ from scripts.results_css import SEEDS, call
 
 AGENTS = {
     "full": "",
-    "text-only": "--composer text_only",
     "no-memory": "--memory none",
+    "text-only": "--composer text_only --memory none",
+    "text-only-memory": "--composer text_only",
 }
-"""TIRG with a GRU; the same without eyes; the same without memory."""
+"""TIRG with a GRU; without memory; this turn's words alone; all words, without eyes."""
 START = "--epochs 1 --batch-size 64 --lr 1e-3 --schedule cosine --test-pairs 0 --user attribute"
 METRIC = "recall@10"
 

@@ -33,7 +33,7 @@ def test_all_agents_have_the_same_budget_and_play_the_same_dialogs(
     trained = [one for name, one in commands if name == "train_sl"]
     assert len(trained) == 2 * len(AGENTS)
     assert {(one.composer, one.memory) for one in trained} == {
-        ("tirg", "gru"), ("text_only", "gru"), ("tirg", "none"),
+        ("tirg", "gru"), ("text_only", "gru"), ("tirg", "none"), ("text_only", "none"),
     }  # fmt: skip
     same = ("dialogs_per_epoch", "batch_size", "lr", "user", "dataset_path", "dataset")
     assert len({tuple(getattr(one, name) for name in same) for one in trained}) == 1
@@ -41,7 +41,7 @@ def test_all_agents_have_the_same_budget_and_play_the_same_dialogs(
     assert [one.seed for one in played] == [played[0].seed] * 2
     for one in played:
         models = [Path(agent.partition("=")[2]).parent for agent in one.agents[:-1]]
-        assert set(models) <= {it.model_folder for it in trained} and len(set(models)) == 3
+        assert set(models) <= {it.model_folder for it in trained} and len(set(models)) == 4
 
     commands.clear()
     for one in trained:
@@ -58,7 +58,8 @@ def test_all_agents_have_the_same_budget_and_play_the_same_dialogs(
 def test_the_table_by_hand(tmp_path: Path) -> None:
     """Two seeds of the same four dialogs, two turns."""
     found = {"full": [[0, 1, 2], [0, 1, 4]], "text-only": [[0, 1, 1], [0, 1, 1]],
-             "no-memory": [[0, 0, 0], [0, 0, 0]], "oracle": [[0, 4, 4], [0, 4, 4]]}  # fmt: skip
+             "no-memory": [[0, 0, 0], [0, 0, 0]],
+             "text-only-memory": [[0, 1, 2], [0, 1, 2]], "oracle": [[0, 4, 4], [0, 4, 4]]}  # fmt: skip
     for seed in (0, 1):
         folder = tmp_path / f"seed-{seed}" / "benchmark"
         folder.mkdir(parents=True)
@@ -75,11 +76,12 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     ]
     assert lines[0] == ["recall@10", "turn 0", "turn 1", "turn 2"]
     assert lines[2] == ["full", "0.0", "25.0", "75.0"]
-    assert lines[5] == ["oracle", "0.0", "100.0", "100.0"]
-    assert lines[6][0] == "full less text-only" and lines[6][3].startswith("+50.0 [")
-    assert lines[7][3].startswith("+75.0 [")
-    assert lines[8][:3] == ["full, gain over the turn before", "-", lines[8][2]]
-    assert lines[8][2].startswith("+25.0 [") and lines[8][3].startswith("+50.0 [")
+    assert lines[6] == ["oracle", "0.0", "100.0", "100.0"]
+    less = {line[0]: line[3].split(" [")[0] for line in lines[7:10]}
+    assert less == {"full less no-memory": "+75.0", "full less text-only": "+50.0",
+                    "full less text-only-memory": "+25.0"}  # fmt: skip
+    assert lines[10][:2] == ["full, gain over the turn before", "-"]
+    assert lines[10][2].startswith("+25.0 [") and lines[10][3].startswith("+50.0 [")
     few = table(Args(out=tmp_path, seeds=(0, 1), only=("text-only",)))
     assert [line.split(" | ")[0] for line in few.splitlines()[2:]] == [
         "| full", "| text-only", "| oracle", "| full less text-only",
