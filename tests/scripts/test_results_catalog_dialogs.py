@@ -59,7 +59,8 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     """Two seeds of the same four dialogs, two turns."""
     found = {"full": [[0, 1, 2], [0, 1, 4]], "text-only": [[0, 1, 1], [0, 1, 1]],
              "no-memory": [[0, 0, 0], [0, 0, 0]],
-             "text-only-memory": [[0, 1, 2], [0, 1, 2]], "oracle": [[0, 4, 4], [0, 4, 4]]}  # fmt: skip
+             "text-only-memory": [[0, 1, 2], [0, 1, 2]],
+             "oracle": [[0, 4, 4], [0, 4, 4]]}  # fmt: skip
     for seed in (0, 1):
         folder = tmp_path / f"seed-{seed}" / "benchmark"
         folder.mkdir(parents=True)
