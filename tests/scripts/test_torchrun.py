@@ -39,7 +39,11 @@ def torchrun(commands: Sequence[Command], folder: Path, processes: int = 2) -> l
 
 
 def trainings(world: Path, runs: Path, batch: int, name: str) -> list[list[object]]:
-    """One command of each kind, whose batches are `batch` in all processes together."""
+    """One command of each kind, whose batches are `batch` in all processes together.
+
+    Policy improvement starts from the very weights that two processes learned: those of one are
+    the same within what Adam makes of rounding, which is more than its own loss may differ.
+    """
     data = ["--data-path", world, "--user", "attribute", "--noise", 0.2]
     watched = ["--test-pairs", 12, "--log-interval", 2, "--epochs", 1]
     return [
@@ -48,7 +52,7 @@ def trainings(world: Path, runs: Path, batch: int, name: str) -> list[list[objec
         ["train_sl", *data, *watched, "--dialogs-per-epoch", 64, "--batch-size", batch,
          "--warm-up-epochs", 1, "--model-folder", runs / name],
         ["train_rl", *data, *watched, "--dialogs-per-epoch", 32, "--batch-size", batch,
-         "--pretrained-model", runs / name / "sl-0.pt", "--model-folder", runs / name],
+         "--pretrained-model", runs / "two" / "sl-0.pt", "--model-folder", runs / name],
         ["train_composer", "--dataset", "css3d", "--dataset_path", world, "--recipe", "fast",
          "--embed_dim", 16, "--batch_size", batch, "--epochs", 1, "--schedule", "constant",
          "--optimizer", "sgd", "--learning_rate", 0.01,
@@ -92,9 +96,9 @@ def composer(runs: Path, name: str) -> Path:
 
 def test_two_processes_report_what_one_does(runs: tuple[Path, Any]) -> None:
     folder, _ = runs
-    for part, rounding in (("sl", 1e-5), ("rl", 1e-3)):  # rounding may turn a candidates' tie
+    for part in ("sl", "rl"):
         one, two = (epochs(folder / name / f"{part}-metrics.json") for name in ("one", "two"))
-        assert two[0]["train_loss"] == pytest.approx(one[0]["train_loss"], rel=rounding)
+        assert two[0]["train_loss"] == pytest.approx(one[0]["train_loss"], rel=1e-5)
         np.testing.assert_allclose(two[0]["percentile"], one[0]["percentile"], atol=0.02)
     one, two = (epochs(composer(folder, name) / "metrics.json") for name in ("one", "two"))
     assert [row["step"] for row in one] == [row["step"] for row in two] == [2, 4]
