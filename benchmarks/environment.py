@@ -177,6 +177,7 @@ def compare(dialog: Dialog, user: str, count: int, args: Args) -> dict[str, Any]
         "turns_per_second": {name: turns / median(times) for name, times in seconds.items()},
         "of_floor": ratio(seconds, "floor", "batch"),
         "over_singles": ratio(seconds, "singles", "batch"),
+        "floor_over_singles": ratio(seconds, "singles", "floor"),
     }
 
 
@@ -194,11 +195,11 @@ def main() -> None:
     rows = [
         (line["user"], f"{line['size']:,}", line["dialogs"],
          *(round(line["turns_per_second"][name]) for name in ("batch", "floor", "singles")),
-         line["of_floor"], line["over_singles"])
+         line["of_floor"], line["over_singles"], line["floor_over_singles"])
         for line in lines
     ]  # fmt: skip
     head = ("user", "N", "B", "turns/s", "the floor's", "single ones'", "of the floor", "times "
-            "single ones")  # fmt: skip
+            "single ones", "the floor's times")  # fmt: skip
     text = (
         table(rows, head) + "\n\nTo reach: 0.7 of the floor (neural user, B = 128, N = 10,000); 20 "
         "times the single ones (attribute user, B = 256)."

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -206,16 +207,17 @@ def make_metric(
 def _draw_partners(pairs: int, per_anchor: int, generator: torch.Generator) -> Tensor:
     """For each of 2B anchors its positive and different negatives (2B, 1 + n)."""
     positive, barred = _no_negatives(pairs)
-    luck = torch.rand(barred.shape, generator=generator) + barred
-    negative = luck.topk(min(per_anchor, 2 * pairs - 2), dim=1).indices
-    return torch.cat([positive, negative], dim=1)
+    luck = (torch.rand(barred.shape, generator=generator) + barred).numpy()
+    count = min(per_anchor, 2 * pairs - 2)
+    negative = np.argpartition(luck, -count, axis=1)[:, -count:]  # half the time of topk
+    return torch.from_numpy(np.concatenate([positive, negative], axis=1))
 
 
 @lru_cache(maxsize=8)
-def _no_negatives(pairs: int) -> tuple[Tensor, Tensor]:
+def _no_negatives(pairs: int) -> tuple[np.ndarray, Tensor]:
     """The positive of each of 2B anchors (2B, 1), and -2 at what is no negative (2B, 2B)."""
     anchor = torch.arange(2 * pairs)
     positive = (anchor + pairs) % (2 * pairs)
     barred = torch.zeros(2 * pairs, 2 * pairs)
     barred[anchor, anchor] = barred[anchor, positive] = -2.0
-    return positive[:, None], barred
+    return positive[:, None].numpy(), barred

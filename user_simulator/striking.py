@@ -7,7 +7,7 @@ from functools import partial
 
 from retrieval.catalog.captions import striking_product_caption
 from retrieval.catalog.gallery import KIND
-from retrieval.rendering.captions import striking_caption
+from retrieval.rendering.captions import striking_captions
 from user_simulator.attributes import AttributeUser, MakeSpeaker, catalog_speaker, css_speaker
 
 
@@ -24,7 +24,7 @@ class StrikingUser(AttributeUser):
     """
 
     speakers: Mapping[str, MakeSpeaker] = {
-        "css-3d": partial(css_speaker, look="3d", say=striking_caption),
-        "css-2d": partial(css_speaker, look="2d", say=striking_caption),
+        "css-3d": partial(css_speaker, look="3d", say=striking_captions),
+        "css-2d": partial(css_speaker, look="2d", say=striking_captions),
         KIND: partial(catalog_speaker, say=striking_product_caption),
     }

@@ -25,7 +25,8 @@ from retrieval.catalog.claims import (
 )
 from retrieval.catalog.language import Language
 from retrieval.catalog.looks import MEASURES
-from retrieval.rendering.captions import DRAWS, MAX_WORDS, Chance
+from retrieval.choices import Draw, drawing, pick, pick_weighted
+from retrieval.rendering.captions import DRAWS, MAX_WORDS
 
 __all__ = [
     "DRAWS",
@@ -106,16 +107,16 @@ def product_caption(
     Returns:
         A sentence all of whose claims are true of the pair (`Reader.is_faithful`).
     """
-    chance = Chance(draws)
+    draw = drawing(draws)
     facts = differences(language, reference, target)
     if not facts:
-        return chance.pick(SAME)
+        return pick(SAME, draw)
     spoken: list[str] = []
-    for _ in range(2 if chance.below(0.65) else 1):
+    for _ in range(2 if draw() < 0.65 else 1):
         if not facts:
             break
-        fact = chance.pick(facts, [fact.weight for fact in facts])
-        spoken.append(_clause(language, fact, reference, target, chance))
+        fact = pick_weighted(facts, [fact.weight for fact in facts], draw)
+        spoken.append(_clause(language, fact, reference, target, draw))
         manner = _manner(language, fact.column)
         facts = [other for other in facts if _manner(language, other.column) != manner]
     sentence = " and ".join(spoken)
@@ -135,12 +136,12 @@ def striking_product_caption(
     Args:
         language, reference, target, draws: as for `product_caption`.
     """
-    chance = Chance(draws)
+    draw = drawing(draws)
     facts = differences(language, reference, target)
     if not facts:
-        return chance.pick(SAME)
+        return pick(SAME, draw)
     fact = max(facts, key=lambda fact: fact.weight)
-    return _clause(language, fact, reference, target, chance)
+    return _clause(language, fact, reference, target, draw)
 
 
 def instruction(language: Language, column: int, old: int, new: int) -> str:
@@ -158,28 +159,28 @@ def _clause(
     fact: Difference,
     reference: np.ndarray,
     target: np.ndarray,
-    chance: Chance,
+    draw: Draw,
 ) -> str:
     """Say one difference."""
     if fact.kind in ("more", "less"):
         measure = MEASURES[fact.column - language.first_measure]
         change = abs(int(target[fact.column]) - int(reference[fact.column]))
-        how = chance.pick(measure.more if fact.kind == "more" else measure.less)
-        return chance.pick(COMPARISONS[_degree(change, chance)]).format(how=how)
+        how = pick(measure.more if fact.kind == "more" else measure.less, draw)
+        return pick(COMPARISONS[_degree(change, draw)], draw).format(how=how)
     manner = language.columns[fact.column].manner
     kind = fact.kind
     if kind == "instead":
-        kind = chance.pick(("instead", "is", "lacks", "other"), (0.48, 0.25, 0.15, 0.12))
+        kind = pick_weighted(("instead", "is", "lacks", "other"), (0.48, 0.25, 0.15, 0.12), draw)
         if kind not in TEMPLATES[manner]:
             kind = "instead"
     old = said(_name(language, fact.column, reference) or "_", manner)
     new = said(_name(language, fact.column, target) or "_", manner)
-    return chance.pick(TEMPLATES[manner][kind]).format(new=new, old=old)
+    return pick(TEMPLATES[manner][kind], draw).format(new=new, old=old)
 
 
-def _degree(change: int, chance: Chance) -> str:
+def _degree(change: int, draw: Draw) -> str:
     """ "much", "slightly" or "": one that is true of the change."""
-    hedges = chance.below(0.25)
+    hedges = draw() < 0.25
     if change <= CLEAR or (change <= SLIGHT_AT_MOST and hedges):
         return "slightly"
     return "much" if change > MUCH and hedges else ""

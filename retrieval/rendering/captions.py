@@ -8,12 +8,14 @@ described on its own (people do both in the Shoes captions).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple, TypeVar
+from string import Formatter
+from typing import NamedTuple
 
 import numpy as np
 
+from retrieval.choices import Draw, drawing, pick, pick_weighted
 from retrieval.rendering.claims import (
     ANY_NOUN,
     COUNT_WORDS,
@@ -23,6 +25,7 @@ from retrieval.rendering.claims import (
     TEMPLATES,
     Cells,
     Claim,
+    Codes,
     cells_of,
     plural,
 )
@@ -40,46 +43,23 @@ PLACE_NAMES = {
     for place in PLACE_WORDS.values()
 }
 """What a set of cells is called."""
-_EVERYWHERE = frozenset(range(CELLS))
-_LINES = [frozenset(range(first, first + 3)) for first in (0, 3, 6)] + [
+PREPOSITIONS = ("in the ", "in the ", "at the ", "on the ")
+EVERYWHERE = frozenset(range(CELLS))
+PLACE_OF_CELL = [frozenset([cell]) for cell in range(CELLS)]
+LINES = [frozenset(range(first, first + 3)) for first in (0, 3, 6)] + [
     frozenset(range(first, CELLS, 3)) for first in range(3)
 ]
-
-T = TypeVar("T")
 
 
 class Difference(NamedTuple):
     """Something true of a pair of scenes that could be said, and how striking it is."""
 
     kind: str
-    new: tuple[int, int, int] = (0, 0, 0)
-    old: tuple[int, int, int] = (0, 0, 0)
+    new: Codes = (0, 0, 0)
+    old: Codes = (0, 0, 0)
     cell: int = -1
     number: int = 0
     weight: float = 1.0
-
-
-class Chance:
-    """Choices made from a fixed row of uniform numbers."""
-
-    def __init__(self, draws: Sequence[float] | np.ndarray):
-        # plain numbers: NumPy's own take several times as long one by one
-        self._draws: Iterator[float] = iter(
-            draws.tolist() if isinstance(draws, np.ndarray) else draws
-        )
-
-    def below(self, probability: float) -> bool:
-        return next(self._draws) < probability
-
-    def pick(self, options: Sequence[T], weights: Sequence[float] | None = None) -> T:
-        if weights is None:
-            return options[int(next(self._draws) * len(options))]
-        at = next(self._draws) * sum(weights)
-        for place, weight in enumerate(weights):
-            at -= weight
-            if at < 0:
-                return options[place]
-        return options[-1]
 
 
 def differences(reference: np.ndarray, target: np.ndarray) -> list[Difference]:
@@ -88,33 +68,40 @@ def differences(reference: np.ndarray, target: np.ndarray) -> list[Difference]:
 
 
 def _differences(before: Cells, after: Cells) -> list[Difference]:
-    found = []
-    for cell, (old, new) in enumerate(zip(before, after, strict=True)):
-        if old == new:
-            continue
-        weight = (1.3 if cell == 4 else 1.0) * (1.6 if 2 in (old[SIZE], new[SIZE]) else 1.0)
-        if not old[SHAPE]:
-            found.append(Difference("gains", new, cell=cell, weight=1.3 * weight))
-        elif not new[SHAPE]:
-            found.append(Difference("loses", old=old, cell=cell, weight=weight))
-        elif old[:2] == new[:2]:
-            kind = "bigger" if new[SIZE] == 2 else "smaller"
-            found.append(Difference(kind, new, old, cell, weight=0.8 * weight))
-        elif old[SHAPE] == new[SHAPE]:
-            found.append(Difference("turns", new, old, cell, weight=1.3 * weight))
-        elif old[COLOR] == new[COLOR]:
-            found.append(Difference("becomes", new, old, cell, weight=1.2 * weight))
-        else:
-            found.append(Difference("instead", new, old, cell, weight=1.2 * weight))
-    then, now = ([codes[COLOR] for codes in cells if codes[SHAPE]] for cells in (before, after))
+    found = [
+        difference_in(cell, old, new)
+        for cell, (old, new) in enumerate(zip(before, after, strict=True))
+        if old != new
+    ]
+    then = [codes[COLOR] for codes in before if codes[SHAPE]]
+    now = [codes[COLOR] for codes in after if codes[SHAPE]]
     if len(then) != len(now):
         kind = "more" if len(now) > len(then) else "fewer"
         found.append(Difference(kind, weight=0.15 * abs(len(now) - len(then))))
-    for color in sorted({*now}):
-        number = now.count(color)
-        if number > 1 and number > then.count(color):
-            found.append(Difference("count", new=(0, color, 0), number=number, weight=0.4))
+    colors = {*now}
+    if len(colors) < len(now):
+        for color in sorted(colors):
+            number = now.count(color)
+            if number > 1 and number > then.count(color):
+                found.append(Difference("count", new=(0, color, 0), number=number, weight=0.4))
     return found
+
+
+@cache
+def difference_in(cell: int, old: Codes, new: Codes) -> Difference:
+    """What happens in a cell whose codes change."""
+    weight = (1.3 if cell == 4 else 1.0) * (1.6 if 2 in (old[SIZE], new[SIZE]) else 1.0)
+    if not old[SHAPE]:
+        return Difference("gains", new, cell=cell, weight=1.3 * weight)
+    if not new[SHAPE]:
+        return Difference("loses", old=old, cell=cell, weight=weight)
+    if old[:2] == new[:2]:
+        kind = "bigger" if new[SIZE] == 2 else "smaller"
+        return Difference(kind, new, old, cell, weight=0.8 * weight)
+    if old[SHAPE] == new[SHAPE]:
+        return Difference("turns", new, old, cell, weight=1.3 * weight)
+    kind = "becomes" if old[COLOR] == new[COLOR] else "instead"
+    return Difference(kind, new, old, cell, weight=1.2 * weight)
 
 
 def relative_caption(
@@ -134,29 +121,28 @@ def relative_caption(
     Returns:
         A sentence all of whose claims are true of the pair (`claims.is_faithful`).
     """
-    chance = Chance(draws)
+    draw = drawing(draws)
     before, after = cells_of(reference), cells_of(target)
     facts = _differences(before, after)
     if not facts:
-        return chance.pick(TEMPLATES["same"])
+        return pick(TEMPLATES["same"], draw)
     occupied = [cell for cell, codes in enumerate(after) if codes[SHAPE]]
-    shares = any(before[cell] == after[cell] for cell in occupied)
-    if occupied and not shares and chance.below(ABSOLUTE):
+    shares = any([before[cell] == after[cell] for cell in occupied])
+    if occupied and not shares and draw() < ABSOLUTE:
         facts = [
             Difference("has", after[cell], cell=cell, weight=float(after[cell][SIZE]))
             for cell in occupied
         ]
-    clauses: list[str] = []
-    count = 2 if chance.below(0.5) else 1
-    for wanted in range(count):
-        if wanted < len(facts) or not clauses:
-            fact = chance.pick(facts, [fact.weight for fact in facts])
-            facts = [other for other in facts if other.cell != fact.cell]
-            clauses.append(_clause(fact, before, after, chance, NOUNS[look], count > 1))
-        if not facts:
-            break
-    sentence = " and ".join(clauses)
-    return sentence if len(sentence.split()) <= MAX_WORDS else clauses[0]
+    if draw() >= 0.5:
+        return _clause(_pick_fact(facts, draw), before, after, draw, NOUNS[look], brief=False)
+    fact = _pick_fact(facts, draw)
+    first = _clause(fact, before, after, draw, NOUNS[look], brief=True)
+    others = [other for other in facts if other.cell != fact.cell]
+    if len(others) < 2:
+        return first
+    fact = _pick_fact(others, draw)
+    sentence = f"{first} and {_clause(fact, before, after, draw, NOUNS[look], brief=True)}"
+    return sentence if len(sentence.split()) <= MAX_WORDS else first
 
 
 def striking_caption(
@@ -172,91 +158,118 @@ def striking_caption(
     Args:
         reference, target, draws, look: as for `relative_caption`.
     """
-    chance = Chance(draws)
+    draw = drawing(draws)
     before, after = cells_of(reference), cells_of(target)
     facts = _differences(before, after)
     if not facts:
-        return chance.pick(TEMPLATES["same"])
+        return pick(TEMPLATES["same"], draw)
     fact = max(facts, key=lambda fact: fact.weight)
-    return _clause(fact, before, after, chance, NOUNS[look], brief=False)
+    return _clause(fact, before, after, draw, NOUNS[look], brief=False)
+
+
+def striking_captions(
+    references: np.ndarray, targets: np.ndarray, draws: np.ndarray, look: str = "3d"
+) -> list[str]:
+    """`striking_caption` of each of B pairs of scenes (B, 9, 3), with draws (B, M)."""
+    pairs = zip(references, targets, draws, strict=True)
+    return [striking_caption(*pair, look) for pair in pairs]
+
+
+def _pick_fact(facts: Sequence[Difference], draw: Draw) -> Difference:
+    return pick_weighted(facts, [fact.weight for fact in facts], draw)
 
 
 def _clause(
     fact: Difference,
     before: Cells,
     after: Cells,
-    chance: Chance,
+    draw: Draw,
     nouns: tuple[tuple[str, ...], ...],
     brief: bool,
 ) -> str:
     """Say one difference; what is left out never makes the clause untrue."""
-    kind = fact.kind
-    if kind == "gains" and chance.below(0.3):
+    kind, cell = fact.kind, fact.cell
+    if kind == "gains" and draw() < 0.3:
         kind = "has"
-    if kind == "loses" and chance.below(0.12):
-        kind = chance.pick(["lacks", "lacks", "empty"])
+    if kind == "loses" and draw() < 0.12:
+        kind = pick(("lacks", "lacks", "empty"), draw)
     # By its looks, which takes the reference to find it, or by its place.
-    looks = _looks(before, fact.cell)
-    by_looks = chance.below(0.75) and looks is not None
-    template = chance.pick(_options(kind, by_looks, fact.old[SHAPE] > 0))
-    claimed = _claim(kind, template, fact, looks if by_looks else None, chance)
-    rough = chance.below(0.12)
-    line = _line(fact.cell, chance)
-    if rough and "{place}" in template and line in PLACE_NAMES:
-        vague = Claim(claimed.kind, claimed.new, claimed.old, line, claimed.count)
+    looks = _looks(before, cell) if draw() < 0.75 else None
+    template, slots = pick(options_of(kind, looks is not None, fact.old[SHAPE] > 0), draw)
+    claimed = _claim(kind, slots, fact, looks, draw)
+    rough = draw() < 0.12
+    line = LINES[cell // 3 if draw() < 0.5 else 3 + cell % 3]  # the cell's row or column
+    if rough and "place" in slots and line in PLACE_NAMES:
+        vague = claimed._replace(place=line)
         claimed = vague if vague.holds_of(before, after) else claimed
-    if not claimed.holds_of(before, after):  # a partial description can fit too much
-        kind, place = fact.kind, _EVERYWHERE
-        if fact.cell >= 0:
-            place = frozenset([fact.cell])
-            template = next(option for option in TEMPLATES[kind] if "{place}" in option)
+    if kind in OF_THE_WHOLE and not claimed.holds_of(before, after):
+        # a partial description can fit too much
+        place = EVERYWHERE
+        if cell >= 0:
+            place = PLACE_OF_CELL[cell]
+            template, slots = next(option for option in templates_of(kind) if "place" in option[1])
         claimed = Claim(kind, fact.new, fact.old, place, fact.number)
-    return _spell(template, claimed, fact, chance, nouns, brief)
+    return _spell(template, claimed, fact, draw, nouns, brief)
+
+
+OF_THE_WHOLE = ("loses", "more", "fewer", "count")
+"""Kinds whose claims other cells can make untrue; of the rest the cell that changed is proof."""
 
 
 @cache
-def _options(kind: str, by_looks: bool, has_old: bool) -> list[str]:
+def templates_of(kind: str) -> list[tuple[str, frozenset[str]]]:
+    """The templates of a kind with the names of their slots."""
+    parts = [(template, Formatter().parse(template)) for template in TEMPLATES[kind]]
+    return [
+        (template, frozenset(name for _, name, _, _ in parsed if name))
+        for template, parsed in parts
+    ]
+
+
+@cache
+def options_of(kind: str, by_looks: bool, has_old: bool) -> list[tuple[str, frozenset[str]]]:
     """The templates of a kind that name an object by its looks, or else by its place."""
     options = [
-        template
-        for template in TEMPLATES[kind]
-        if "{old}" not in template or by_looks != ("{place}" in template)
+        (template, slots)
+        for template, slots in templates_of(kind)
+        if "old" not in slots or by_looks != ("place" in slots)
     ]
-    if by_looks and any("{old}" in template for template in options):
-        return [template for template in options if "{old}" in template]
+    if by_looks and any("old" in slots for _, slots in options):
+        return [option for option in options if "old" in option[1]]
     if has_old:
-        return [template for template in options if "{place}" in template]
+        return [option for option in options if "place" in option[1]]
     return options
 
 
 def _claim(
     kind: str,
-    template: str,
+    slots: frozenset[str],
     fact: Difference,
-    looks: tuple[int, int, int] | None,
-    chance: Chance,
+    looks: Codes | None,
+    draw: Draw,
 ) -> Claim:
     """What a template will claim of a fact: only what it has slots for."""
-    new, old = _partial(fact.new, chance), _partial(fact.old, chance)
+    new, old = _partial(fact.new, draw), _partial(fact.old, draw)
     if kind in ("lacks", "empty"):
         new = old if kind == "lacks" else (0, 0, 0)
-    elif "{noun}" in template or "{a_noun}" in template or "{color}" in template:
-        shape = fact.new[SHAPE] if "noun}" in template else 0
-        new = (shape, fact.new[COLOR] if "{color}" in template else 0, 0)
-    elif "new" not in template:
+    elif not slots.isdisjoint(("noun", "a_noun", "color")):
+        shape = 0 if slots.isdisjoint(("noun", "a_noun")) else fact.new[SHAPE]
+        new = (shape, fact.new[COLOR] if "color" in slots else 0, 0)
+    elif slots.isdisjoint(("new", "a_new", "news")):
         new = (0, 0, 0)
-    if "old}" not in template:
+    if "old" not in slots:
         old = (0, 0, 0)
     elif looks is not None:
         old = looks
     if kind in ("bigger", "smaller"):
         old = (*old[:2], 0)
-    everywhere = "{place}" not in template or fact.cell < 0
-    place = _EVERYWHERE if everywhere else frozenset([fact.cell])
-    return Claim(kind, new, old, place, fact.number)
+    everywhere = "place" not in slots or fact.cell < 0
+    return Claim(
+        kind, new, old, EVERYWHERE if everywhere else PLACE_OF_CELL[fact.cell], fact.number
+    )
 
 
-def _looks(before: Cells, cell: int) -> tuple[int, int, int] | None:
+def _looks(before: Cells, cell: int) -> Codes | None:
     """The shortest description that fits one object of a scene alone, if there is one."""
     if cell < 0 or not before[cell][SHAPE]:
         return None
@@ -270,71 +283,65 @@ def _looks(before: Cells, cell: int) -> tuple[int, int, int] | None:
     return (shape, color, size) if alike.count(before[cell]) == 1 else None
 
 
-def _line(cell: int, chance: Chance) -> frozenset[int]:
-    """The row or the column that a cell lies in."""
-    row, column = divmod(cell, 3)
-    return _LINES[row] if chance.below(0.5) else _LINES[3 + column]
-
-
 def _spell(
     template: str,
     claim: Claim,
     fact: Difference,
-    chance: Chance,
+    draw: Draw,
     nouns: tuple[tuple[str, ...], ...],
     brief: bool,
 ) -> str:
     """Fill in a template's slots with words."""
-    new, old = _thing(claim.new, chance, nouns), _thing(claim.old, chance, nouns)
+    new, old = _thing(claim.new, draw, nouns), _thing(claim.old, draw, nouns)
+    preposition = "" if brief else pick(PREPOSITIONS, draw)
     names = PLACE_NAMES.get(claim.place)
-    preposition = "" if brief else chance.pick(("in the ", "in the ", "at the ", "on the "))
-    place = preposition + chance.pick(names) if names else ""
-    noun = _noun(claim.new[SHAPE], chance, nouns)
+    place = preposition + pick(names, draw) if names else ""
+    noun = _noun(claim.new[SHAPE], draw, nouns)
     return template.format(
         new=new,
-        news=_several(new),
-        a_new=_with_article(new),
+        news=several(new),
+        a_new=with_article(new),
         old=old,
-        a_old=_with_article(old),
         noun=noun,
-        a_noun=_with_article(noun),
+        a_noun=with_article(noun),
         color=COLOR_NAMES[fact.new[COLOR] - 1],
         place=place,
         count=COUNT_WORDS[fact.number],
     )
 
 
-def _thing(codes: tuple[int, int, int], chance: Chance, nouns: tuple[tuple[str, ...], ...]) -> str:
+def _thing(codes: Codes, draw: Draw, nouns: tuple[tuple[str, ...], ...]) -> str:
     """A noun with the size and colour that are not left open."""
-    words = [_noun(codes[SHAPE], chance, nouns)]
-    if codes[COLOR]:
-        words.insert(0, COLOR_NAMES[codes[COLOR] - 1])
-    if codes[SIZE]:
-        words.insert(0, chance.pick(SIZE_WORDS[codes[SIZE] - 1]))
-    return " ".join(words)
+    shape, color, size = codes
+    words = _noun(shape, draw, nouns)
+    if color:
+        words = f"{COLOR_NAMES[color - 1]} {words}"
+    return f"{pick(SIZE_WORDS[size - 1], draw)} {words}" if size else words
 
 
-def _noun(shape: int, chance: Chance, nouns: tuple[tuple[str, ...], ...]) -> str:
+def _noun(shape: int, draw: Draw, nouns: tuple[tuple[str, ...], ...]) -> str:
+    """The commonest word three times in four."""
     words = nouns[shape - 1] if shape else ANY_NOUN
-    return chance.pick(words, [3.0, 1.0][: len(words)])
+    return words[0] if draw() < 0.75 else words[-1]
 
 
-def _partial(codes: tuple[int, int, int], chance: Chance) -> tuple[int, int, int]:
+def _partial(codes: Codes, draw: Draw) -> Codes:
     """Leave out what a hurried speaker would: mostly the size, at times the shape or colour."""
     shape, color, size = codes
-    style = chance.pick(("full", "color", "shape"), (0.72, 0.18, 0.10))
-    said_size = size if chance.below(0.35) else 0
+    style, sized = draw(), draw() < 0.35
     if not color:
         return codes
-    return (0 if style == "color" else shape, 0 if style == "shape" else color, said_size)
+    if style >= 0.72:
+        shape, color = (0, color) if style - 0.72 < 0.18 else (shape, 0)
+    return shape, color, size if sized else 0
 
 
 @cache
-def _several(words: str) -> str:
+def several(words: str) -> str:
     """A thing as several of its kind."""
     return " ".join([*words.split()[:-1], plural(words.split()[-1])])
 
 
 @cache
-def _with_article(words: str) -> str:
+def with_article(words: str) -> str:
     return ("an " if words[0] in "aeiou" else "a ") + words

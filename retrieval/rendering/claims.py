@@ -8,8 +8,8 @@ a neural captioner's new ones included, can be checked against the scenes.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -98,7 +98,9 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 }
 
 
-Cells = list[tuple[int, int, int]]
+Codes = tuple[int, int, int]
+"""Shape, colour and size of a cell or, with 0 for whatever is left open, of a thing spoken of."""
+Cells = list[Codes]
 """A scene in plain numbers: the codes of its nine cells."""
 
 
@@ -107,8 +109,7 @@ def cells_of(scene: np.ndarray) -> Cells:
     return list(map(tuple, scene.tolist()))
 
 
-@dataclass(frozen=True)
-class Claim:
+class Claim(NamedTuple):
     """One clause's meaning: a kind, partial descriptions (codes, 0 = anything) and a place.
 
     `new` describes something in the target, `old` something in the reference.
@@ -118,7 +119,7 @@ class Claim:
     new: tuple[int, int, int] = (0, 0, 0)
     old: tuple[int, int, int] = (0, 0, 0)
     place: frozenset[int] = frozenset(range(CELLS))
-    count: int = 0
+    number: int = 0
 
     def holds(self, reference: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Whether the claim is true of pairs of scenes.
@@ -161,7 +162,7 @@ class Claim:
         if self.kind == "fewer":
             return there.sum(-1) < was_there.sum(-1)
         if self.kind == "count":
-            return (there.sum(-1) == self.count) | every
+            return (there.sum(-1) == self.number) | every
         return np.asarray((reference == target).all((-1, -2)))  # "same"
 
     def holds_of(self, before: Cells, after: Cells) -> bool:
@@ -176,7 +177,7 @@ class Claim:
             there = sum([_fits(what, now) for _, now in pairs])
             return {
                 "loses": was > 0 and not there, "more": there > was, "fewer": there < was,
-                "count": there == self.count, "lacks": not there, "empty": not there,
+                "count": there == self.number, "lacks": not there, "empty": not there,
                 "has": there > 0,
             }[kind]  # fmt: skip
         if kind == "gains":

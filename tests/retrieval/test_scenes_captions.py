@@ -1,12 +1,14 @@
 """Scenes, their edits, what captions claim of a pair, and the captions themselves."""
 
+import hashlib
 import re
 from collections import Counter
 
 import numpy as np
 import pytest
 
-from retrieval.rendering.build import sample_pairs
+from retrieval.rendering.batch_captions import FEW, relative_captions
+from retrieval.rendering.build import EDITION, sample_pairs
 from retrieval.rendering.captions import DRAWS, MAX_WORDS, differences, relative_caption
 from retrieval.rendering.claims import (
     NOUNS,
@@ -226,7 +228,7 @@ def slow_holds(claim: Claim, reference: np.ndarray, target: np.ndarray) -> bool:
         case "fewer":
             return len(now) < len(then)
         case "count":
-            return len(now) == claim.count
+            return len(now) == claim.number
     raise AssertionError(claim.kind)
 
 
@@ -308,7 +310,7 @@ RED_BALL = (2, 2, 0)
         ("the one in the middle row is smaller", Claim("smaller", place={3, 4, 5})),
         ("there are more red balls", Claim("more", RED_BALL)),
         ("has fewer boxes", Claim("fewer", (1, 0, 0))),
-        ("has three red things", Claim("count", (0, 2, 0), count=3)),
+        ("has three red things", Claim("count", (0, 2, 0), number=3)),
         ("has no difference", Claim("same")),
     ],
 )
@@ -316,7 +318,7 @@ def test_clauses_are_read_as_a_person_would(clause, claim):
     found = read_clause(clause)
     assert (found.kind, found.new, found.old) == (claim.kind, claim.new, claim.old)
     assert set(found.place) == set(claim.place)
-    assert found.count == claim.count
+    assert found.number == claim.number
 
 
 @pytest.mark.parametrize(
@@ -356,7 +358,7 @@ def test_every_template_is_read_as_its_own_kind():
                 assert claim.new == (shape, 2 if "color" in named else 0, 0)
             assert claim.old == ((1, 3, 2) if named & {"old", "a_old"} else (0, 0, 0))
             assert claim.place == (frozenset([0]) if "place" in named else ANYWHERE)
-            assert claim.count == (4 if "count" in named else 0)
+            assert claim.number == (4 if "count" in named else 0)
 
 
 def test_words_are_unambiguous():
@@ -464,6 +466,38 @@ def test_what_only_the_reference_tells_is_left_out():
                     assert len(fitting) == 1
                     by_looks += 1
     assert 0.4 < by_looks / spoken < 0.9
+
+
+@pytest.mark.parametrize("look", LOOKS)
+@pytest.mark.parametrize("count", [0, 1, FEW, FEW + 1, 1500])
+def test_many_pairs_at_once_say_what_each_says_alone(look, count):
+    """Strangers, near twins and twins; random draws, and extreme ones that end every choice."""
+    rng = np.random.default_rng(count)
+    pairs = random_pairs(count, seed=count)
+    references, targets = (
+        np.array([pair[side] for pair in pairs], np.int8).reshape(-1, 9, 3) for side in (0, 1)
+    )
+    extremes = rng.choice([0.0, 0.999999], size=(count, DRAWS))
+    draws = np.where(rng.random((count, 1)) < 0.2, extremes, rng.random((count, DRAWS)))
+    kept = references.copy(), targets.copy(), draws.copy()
+    said = relative_captions(references, targets, draws, look)
+    assert said == [
+        relative_caption(*row, look) for row in zip(references, targets, draws, strict=True)
+    ]
+    for array, before in zip((references, targets, draws), kept, strict=True):
+        assert (array == before).all()
+
+
+def test_an_edition_says_the_same_for_ever():
+    """Data sets and trained captioners are named by it: other words are another edition."""
+    rng = np.random.default_rng(11)
+    said = [
+        relative_caption(*pair, rng.random(DRAWS), look)
+        for look in LOOKS
+        for pair in random_pairs(300, seed=3)
+    ]
+    digest = hashlib.sha256("\n".join(said).encode()).hexdigest()
+    assert (EDITION, digest[:16]) == (2, "20bcd342e2406124")
 
 
 def test_draws_always_suffice():
