@@ -19,7 +19,7 @@ from retrieval.errors import unknown
 from user_simulator.base import Draws, SharedDraws
 
 FORMS = ("improved", "published")
-OUTCOMES = ("turns", "end", "finding")
+OUTCOMES = ("turns", "end", "finding", "target")
 OFFERS = ("images", "slates")
 
 
@@ -37,7 +37,8 @@ class Improvement:
         depth: turns played in a roll-out at most; 0 plays to the end of the dialog.
         outcome: what a roll-out is worth: "turns" sums over its turns, "end" takes the last one,
             "finding" adds one for each turn that the target was not yet on show before it, so
-            that it is better found now than in the next turn.
+            that it is better found now than in the next turn; "target" plays none: what counts is
+            whether the candidate itself shows the target, as supervised training could tell.
         pool: candidates beyond the nearest K: half of them are drawn from the nearest `pool`
             images, likelier ones more often; 0 takes the nearest K.
         offer: where slates are shown, what a candidate is: "images" looks ahead from images shown
@@ -153,6 +154,8 @@ def look_ahead(
         rng: the users' chances, common to the candidates of a dialog.
     """
     dialogs, count = slates.shape[:2]
+    if policy.outcome == "target":
+        return (slates != state.target[:, None, None]).all(2).astype(float)
     turns = min(max(1, turns_left), policy.depth or max(1, turns_left))
     rows = np.repeat(np.arange(dialogs), count)
     score = np.zeros(dialogs * count)

@@ -30,6 +30,9 @@ CANDIDATES = 4
 LOOK = f"--top-k {CANDIDATES} --weight 25"
 LOOK_AT = {"catalog": "--outcome finding --images-rest"}
 """What is added to it for a gallery: 2,264 photos to train on would be learnt by heart."""
+BESIDE = {"decodes": ("continued-decodes", "sl"), "candidates": ("candidates", "rl")}
+"""Agents to compare with that are made when asked for: supervised training that hears as many
+captions, and training on the same candidates without looking ahead from them."""
 PLAYED = 1
 """Seed of the dialogs that are played: not those that the flags above were chosen by."""
 QUICK_DATA = "make_css --train-scenes 16 --test-scenes 8 --edits 4 --captions 60"
@@ -82,8 +85,9 @@ class Args:
     """Dialogs of the supervised start."""
     dialogs: int = 2_048
     """Dialogs of policy improvement, and of supervised training continued instead."""
-    equal_decodes: bool = False
-    """Also continue supervised training until it has heard as many captions."""
+    beside: tuple[str, ...] = ()
+    """Compare also with `decodes` (supervised training continued until it has heard as many
+    captions) or `candidates` (the same candidates, but none is looked ahead from)."""
     pairs: int = 1000
     """Dialogs that each agent plays on images never seen in training."""
     room_pairs: int = 400
@@ -127,6 +131,9 @@ def reproduce(args: Args) -> str:
     for name in args.only:
         if name not in {**GALLERIES, **SETTINGS}:
             raise unknown("gallery or setting", name, [*GALLERIES, *SETTINGS])
+    for name in args.beside:
+        if name not in BESIDE:
+            raise unknown("agent", name, BESIDE)
     if args.quick:
         args = as_quick(args)
     wanted = list(cells(args))
@@ -191,21 +198,32 @@ def fill(cell: Cell, args: Args) -> None:
     go_on = f"{GO_ON} {setting.flags} {world(cell, args)} --train-turns {setting.turns} "
     go_on += f"--pretrained-model {begin}"
     later = cell.seed + 1000
+    look = f"{LOOK} {LOOK_AT.get(cell.gallery, '')}"
     agents = {"sl": begin}
-    names = [("continued", "sl", 1), ("rl", "rl", 1)]
-    if args.equal_decodes:
-        names.append(("continued-decodes", "sl", captions(setting.turns)))
-    for name, prefix, times in names:
-        look = f"{LOOK} {LOOK_AT.get(cell.gallery, '')}" if prefix == "rl" else ""
-        _train(folder / name, prefix, f"train_{prefix} {go_on} {look}", times * args.dialogs, later)
+    for name, prefix, flags in (("continued", "sl", ""), ("rl", "rl", look)):
+        _train(folder / name, prefix, f"train_{prefix} {go_on} {flags}", args.dialogs, later)
         agents[name] = folder / name / f"{prefix}-0.pt"
     look_for_room(cell, args)
-    out = folder / ("benchmark-decodes" if args.equal_decodes else "benchmark")
+    _play(cell, args, "benchmark", {**agents, "oracle": None})
+    for beside in args.beside:
+        name, prefix = BESIDE[beside]
+        flags, times = (
+            (f"{look} --outcome target", 1) if prefix == "rl" else ("", captions(setting.turns))
+        )
+        _train(
+            folder / name, prefix, f"train_{prefix} {go_on} {flags}", times * args.dialogs, later
+        )
+        _play(cell, args, f"benchmark-{beside}", {name: folder / name / f"{prefix}-0.pt"})
+
+
+def _play(cell: Cell, args: Args, where: str, agents: dict[str, Path | None]) -> None:
+    """A benchmark of checkpoints, or by name, in a cell's folder, unless it is there."""
+    out, setting = cell.folder(args.out) / where, SETTINGS[cell.setting]
     if (out / "benchmark.json").is_file():
         return
-    named = " ".join(f"{name}={path}" for name, path in agents.items())
+    named = " ".join(name if path is None else f"{name}={path}" for name, path in agents.items())
     call(
-        f"benchmark --agents {named} oracle {setting.flags} {world(cell, args)} "
+        f"benchmark --agents {named} {setting.flags} {world(cell, args)} "
         f"--turns {setting.turns} --pairs {args.pairs} --seed {PLAYED} --bootstrap 200 --out {out}"
     )
 
@@ -268,10 +286,14 @@ def table(wanted: Sequence[Cell], out: Path) -> str:
     rows, kept = [head, ["---"] * len(head)], {}
     for gallery, setting in dict.fromkeys((cell.gallery, cell.setting) for cell in wanted):
         seeds = [cell for cell in wanted if (cell.gallery, cell.setting) == (gallery, setting)]
-        for kind, against in (("benchmark", "continued"), ("benchmark", "sl"),
-                              ("benchmark-decodes", "continued-decodes")):  # fmt: skip
-            paths = [cell.folder(out) / kind / "ranks.npz" for cell in seeds]
-            paths = [path for path in paths if path.is_file()]
+        others = {name: f"benchmark-{beside}" for beside, (name, _) in BESIDE.items()}
+        for against, kind in {"continued": "benchmark", "sl": "benchmark", **others}.items():
+            folders = [cell.folder(out) for cell in seeds]
+            paths = [
+                (folder / "benchmark/ranks.npz", folder / kind / "ranks.npz")
+                for folder in folders
+                if (folder / kind / "ranks.npz").is_file()
+            ]
             if paths:
                 found = pooled(paths, against)
                 kept[f"{gallery} {setting} {against}"] = found
@@ -284,13 +306,26 @@ def table(wanted: Sequence[Cell], out: Path) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def pooled(paths: Sequence[Path], against: str) -> dict[str, Any]:
-    """Means and paired differences of `rl` and another agent over several seeds' dialogs."""
+def pooled(paths: Sequence[tuple[Path, ...]], against: str) -> dict[str, Any]:
+    """Means and paired differences of `rl` and another agent over several seeds' dialogs.
+
+    Args:
+        paths: for each seed, where the ranks of all agents lie; the dialogs are the same.
+        against: the other agent.
+
+    Raises:
+        ValueError: the dialogs of a seed are not the same in all its files.
+    """
     import numpy as np
 
     from agents.report import compare, summarise
 
-    files = [dict(np.load(path)) for path in paths]
+    files = []
+    for parts in paths:
+        tables = [dict(np.load(path)) for path in parts]
+        if not all(np.array_equal(table["target"], tables[0]["target"]) for table in tables):
+            raise ValueError(f"expected the same dialogs in {parts}; remove one and play it again")
+        files.append({name: table for part in tables for name, table in part.items()})
     names = ["rl", against, "oracle"]
     ranks = {name: np.concatenate([file[name] for file in files]) for name in names}
     found = {name: np.concatenate([file[f"found:{name}"] for file in files]) for name in names}

@@ -38,8 +38,8 @@ class Args(DialogArgs):
     depth: int = 0
     """Turns played in a roll-out at most; 0 plays to the end of the dialog."""
     outcome: str = "turns"
-    """What a roll-out is worth: `turns` (all its turns), `end` (its last) or `finding` (all, and
-    the turns that finding takes)."""
+    """What a roll-out is worth: `turns` (all its turns), `end` (its last), `finding` (all, and
+    the turns that finding takes) or `target` (none is played: does the candidate show it?)."""
     pool: int = 0
     """Half of the candidates are drawn from so many nearest images; 0 takes the nearest K."""
     offer: str = "images"

@@ -127,6 +127,15 @@ def test_a_shown_target_ends_the_outcome_and_depth_bounds_it(
     np.testing.assert_array_equal(outcome(2, 4), outcome(0, 2))
     np.testing.assert_array_equal(outcome(9, 2), outcome(0, 2))
     assert (outcome(1, 3) < outcome(0, 3)).any()
+    shows = Improvement(top_k=3, outcome="target")  # plays no turn, and draws nothing
+    rng = np.random.default_rng(3)
+    score = look_ahead(players, state, candidates, asked, memory, 3, shows, rng)
+    assert score.tolist() == [[0.0, 1.0, 1.0]] * BATCH
+    pairs = np.concatenate([candidates[:, 1:], candidates[:, :1]], axis=1).reshape(BATCH, -1, 1)
+    both = np.concatenate([pairs, pairs[:, ::-1]], axis=2)  # slates: ..., the target in the ends
+    score = look_ahead(players, state, both, asked, memory, 3, shows, rng)
+    assert score.tolist() == [[0.0, 1.0, 0.0]] * BATCH
+    assert rng.random() == np.random.default_rng(3).random()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,9 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path: Path) -> None:
-    args = Args(out=tmp_path, catalog_path=Path("photos"), seeds=(3,), equal_decodes=True)
+    args = Args(
+        out=tmp_path, catalog_path=Path("photos"), seeds=(3,), beside=("decodes", "candidates")
+    )
     wanted = list(cells(args))
     assert len(wanted) == len(GALLERIES) * len(SETTINGS)
     for cell in wanted:
@@ -39,9 +42,16 @@ def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path
             name, *words = shlex.split(command)
             typed.append((name, tyro.cli(ARGS[name], args=words)))
         names = [name for name, _ in typed]
-        assert names == ["train_sl", "train_sl", "train_rl", "train_sl", "benchmark"]
-        start, continued, improved, longer, played = (each for _, each in typed)
+        assert names == ["train_sl", "train_sl", "train_rl", "benchmark", "train_sl", "benchmark",
+                         "train_rl", "benchmark"]  # fmt: skip
+        start, continued, improved, played, longer, again, blind, last = (each for _, each in typed)
         assert start.dialogs_per_epoch == 12_800 and start.pretrained_model is None
+        assert replace(blind, outcome=improved.outcome,
+                       model_folder=improved.model_folder) == improved  # fmt: skip
+        assert blind.outcome == "target"
+        for more, name in ((again, "continued-decodes"), (last, "candidates")):
+            assert replace(more, agents=played.agents, out=played.out) == played
+            assert [agent.split("=")[0] for agent in more.agents] == [name]
         for one in (improved, longer):
             for name in ("pretrained_model", "batch_size", "lr", "schedule", "seed", "noise",
                          "slate", "never_repeat", "patience", "user", "train_turns", "env",
@@ -98,9 +108,38 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     assert continued[9].startswith("-")  # the best log rank falls
     assert continued[10:] == ["16.7", "+83.3 (60 %)", "+58.3 (86 %) |"]
     assert text[3].split(" | ")[10:] == ["0.0", "+100.0 (67 %)", "+75.0 (89 %) |"]
+    assert len(text) == 4
     assert (tmp_path / "table.json").is_file()
 
 
+def test_an_agent_played_beside_is_compared_on_the_same_dialogs(tmp_path: Path) -> None:
+    """Played for one seed, of which RL finds one in three more. Other dialogs are refused."""
+    for seed in (0, 1):
+        folder = Cell("css-3d", "plain", seed).folder(tmp_path)
+        for kind, found in {
+            "benchmark": {"rl": [1, 1, 0], "continued": [0, 0, 0], "sl": [0, 0, 0],
+                          "oracle": [1, 1, 1]},
+            "benchmark-candidates": {"candidates": [1, 0, 0]},
+        }.items():  # fmt: skip
+            if kind == "benchmark" or seed == 1:
+                (folder / kind).mkdir(parents=True)
+                tables: dict[str, Any] = {"gallery_size": 11, "target": np.array([4, 5, 6])}
+                for name, hits in found.items():
+                    shown = np.column_stack([np.zeros(3), hits])
+                    tables |= {name: np.where(shown > 0, 0.0, 10.0), f"found:{name}": shown}
+                np.savez_compressed(folder / kind / "ranks.npz", **tables)
+    wanted = [Cell("css-3d", "plain", seed) for seed in (0, 1)]
+    rows = [row.split(" | ") for row in results_dialogs.table(wanted, tmp_path).splitlines()[2:]]
+    assert [row[2:4] for row in rows] == [["2", "continued"], ["2", "sl"], ["1", "candidates"]]
+    assert rows[2][5].startswith("+33.3 [")
+    tables["target"] = np.array([4, 5, 7])
+    np.savez_compressed(folder / "benchmark-candidates/ranks.npz", **tables)
+    with pytest.raises(ValueError, match="expected the same dialogs in"):
+        results_dialogs.table(wanted, tmp_path)
+
+
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown agent 'candidate'. Did you mean 'candidates'"):
+        results_dialogs.reproduce(Args(out=tmp_path, beside=("candidate",)))
     with pytest.raises(ValueError, match="unknown gallery or setting 'noise'. Did you mean 'noi"):
         results_dialogs.reproduce(Args(out=tmp_path, only=("noise",)))
