@@ -30,9 +30,14 @@ CANDIDATES = 4
 LOOK = f"--top-k {CANDIDATES} --weight 25"
 LOOK_AT = {"catalog": "--outcome finding --images-rest"}
 """What is added to it for a gallery: 2,264 photos to train on would be learnt by heart."""
-BESIDE = {"decodes": ("continued-decodes", "sl"), "candidates": ("candidates", "rl")}
+BESIDE = {
+    "decodes": ("sl", ""),
+    "hard": ("sl", "--loss hard_negatives"),
+    "gallery": ("sl", "--loss gallery"),
+    "candidates": ("rl", "--outcome target"),
+}
 """Agents to compare with that are made when asked for: supervised training that hears as many
-captions, and training on the same candidates without looking ahead from them."""
+captions, or goes on with another loss; training on the same candidates without look-ahead."""
 PLAYED = 1
 """Seed of the dialogs that are played: not those that the flags above were chosen by."""
 QUICK_DATA = "make_css --train-scenes 16 --test-scenes 8 --edits 4 --captions 60"
@@ -86,8 +91,9 @@ class Args:
     dialogs: int = 2_048
     """Dialogs of policy improvement, and of supervised training continued instead."""
     beside: tuple[str, ...] = ()
-    """Compare also with `decodes` (supervised training continued until it has heard as many
-    captions) or `candidates` (the same candidates, but none is looked ahead from)."""
+    """Compare also with supervised training continued until it has heard as many captions
+    (`decodes`), with hard negatives (`hard`), with the softmax over the gallery (`gallery`), or
+    with training on the same candidates that looks ahead from none (`candidates`)."""
     pairs: int = 1000
     """Dialogs that each agent plays on images never seen in training."""
     room_pairs: int = 400
@@ -205,15 +211,12 @@ def fill(cell: Cell, args: Args) -> None:
         agents[name] = folder / name / f"{prefix}-0.pt"
     look_for_room(cell, args)
     _play(cell, args, "benchmark", {**agents, "oracle": None})
-    for beside in args.beside:
-        name, prefix = BESIDE[beside]
-        flags, times = (
-            (f"{look} --outcome target", 1) if prefix == "rl" else ("", captions(setting.turns))
-        )
-        _train(
-            folder / name, prefix, f"train_{prefix} {go_on} {flags}", times * args.dialogs, later
-        )
-        _play(cell, args, f"benchmark-{beside}", {name: folder / name / f"{prefix}-0.pt"})
+    for name in args.beside:
+        prefix, flags = BESIDE[name]
+        flags = f"{look} {flags}" if prefix == "rl" else flags
+        dialogs = args.dialogs * (captions(setting.turns) if name == "decodes" else 1)
+        _train(folder / name, prefix, f"train_{prefix} {go_on} {flags}", dialogs, later)
+        _play(cell, args, f"benchmark-{name}", {name: folder / name / f"{prefix}-0.pt"})
 
 
 def _play(cell: Cell, args: Args, where: str, agents: dict[str, Path | None]) -> None:
@@ -286,7 +289,7 @@ def table(wanted: Sequence[Cell], out: Path) -> str:
     rows, kept = [head, ["---"] * len(head)], {}
     for gallery, setting in dict.fromkeys((cell.gallery, cell.setting) for cell in wanted):
         seeds = [cell for cell in wanted if (cell.gallery, cell.setting) == (gallery, setting)]
-        others = {name: f"benchmark-{beside}" for beside, (name, _) in BESIDE.items()}
+        others = {name: f"benchmark-{name}" for name in BESIDE}
         for against, kind in {"continued": "benchmark", "sl": "benchmark", **others}.items():
             folders = [cell.folder(out) for cell in seeds]
             paths = [

@@ -13,7 +13,7 @@ import tyro
 
 from agents.look_ahead import Improvement
 from scripts import benchmark, results_dialogs, train_rl, train_sl
-from scripts.results_dialogs import GALLERIES, SETTINGS, Args, Cell, cells, fill
+from scripts.results_dialogs import BESIDE, GALLERIES, SETTINGS, Args, Cell, cells, fill
 
 ARGS: dict[str, Any] = {"train_sl": train_sl.Args, "train_rl": train_rl.Args,
                         "benchmark": benchmark.Args}  # fmt: skip
@@ -29,9 +29,7 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path: Path) -> None:
-    args = Args(
-        out=tmp_path, catalog_path=Path("photos"), seeds=(3,), beside=("decodes", "candidates")
-    )
+    args = Args(out=tmp_path, catalog_path=Path("photos"), seeds=(3,), beside=tuple(BESIDE))
     wanted = list(cells(args))
     assert len(wanted) == len(GALLERIES) * len(SETTINGS)
     for cell in wanted:
@@ -42,14 +40,19 @@ def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path
             name, *words = shlex.split(command)
             typed.append((name, tyro.cli(ARGS[name], args=words)))
         names = [name for name, _ in typed]
-        assert names == ["train_sl", "train_sl", "train_rl", "benchmark", "train_sl", "benchmark",
-                         "train_rl", "benchmark"]  # fmt: skip
-        start, continued, improved, played, longer, again, blind, last = (each for _, each in typed)
+        beside = ["train_sl", "train_sl", "train_sl", "train_rl"]
+        assert names == ["train_sl", "train_sl", "train_rl", "benchmark",
+                         *(one for name in beside for one in (name, "benchmark"))]  # fmt: skip
+        start, continued, improved, played = (each for _, each in typed[:4])
+        longer, hard, gallery, blind = (each for _, each in typed[4::2])
         assert start.dialogs_per_epoch == 12_800 and start.pretrained_model is None
-        assert replace(blind, outcome=improved.outcome,
-                       model_folder=improved.model_folder) == improved  # fmt: skip
-        assert blind.outcome == "target"
-        for more, name in ((again, "continued-decodes"), (last, "candidates")):
+        for one, other, change in (
+            (hard, continued, {"loss": "hard_negatives"}),
+            (gallery, continued, {"loss": "gallery"}),
+            (blind, improved, {"outcome": "target"}),
+        ):
+            assert one == replace(other, model_folder=one.model_folder, **change)
+        for (_, more), name in zip(typed[5::2], BESIDE, strict=True):
             assert replace(more, agents=played.agents, out=played.out) == played
             assert [agent.split("=")[0] for agent in more.agents] == [name]
         for one in (improved, longer):
