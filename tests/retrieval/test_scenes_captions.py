@@ -488,6 +488,12 @@ def test_many_pairs_at_once_say_what_each_says_alone(look, count):
         assert (array == before).all()
 
 
+def test_many_twins_at_once_are_called_the_same():
+    scenes = np.array([pair[0] for pair in random_pairs(FEW + 9)])
+    for caption in relative_captions(scenes, scenes.copy(), np.zeros((FEW + 9, DRAWS))):
+        assert caption == TEMPLATES["same"][0]
+
+
 def test_an_edition_says_the_same_for_ever():
     """Data sets and trained captioners are named by it: other words are another edition."""
     rng = np.random.default_rng(11)
