@@ -37,15 +37,15 @@ class Improvement:
         depth: turns played in a roll-out at most; 0 plays to the end of the dialog.
         outcome: what a roll-out is worth: "turns" sums over its turns, "end" takes the last one,
             "finding" adds one for each turn that the target was not yet on show before it, so
-            that it is better found now than in the next turn; "target" plays none: what counts is
-            whether the candidate itself shows the target, as supervised training could tell.
+            that it is better found now than in the next turn; "target" plays none, whatever
+            `depth` and `rollouts` say: 0 for candidates that show the target, 1 for all others.
         pool: candidates beyond the nearest K: half of them are drawn from the nearest `pool`
             images, likelier ones more often; 0 takes the nearest K.
         offer: where slates are shown, what a candidate is: "images" looks ahead from images shown
             alone, and so learns which ones to put on the slate; "slates" from the greedy slate
             and others drawn from 8 images for each place.
         images_rest: the policy loss moves the queries alone, not the embeddings of the images it
-            compares: for galleries so small that one would learn these by heart.
+            compares.
 
     Raises:
         ValueError: an unknown form, outcome or offer, or numbers that leave nothing to compare.
@@ -135,6 +135,8 @@ def look_ahead(
     rng: Draws,
 ) -> np.ndarray:
     """Play on greedily from each candidate; returns the outcomes (B, K), smaller is better.
+
+    With the outcome "target" nothing is played: see `Improvement`. Else:
 
     All B x K roll-outs are one batch. As published, at least one turn is played, so that the
     last turn of a dialog has an outcome too. Outcomes are sums over the turns (or the last one,

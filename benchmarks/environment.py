@@ -199,7 +199,7 @@ def main() -> None:
         for line in lines
     ]  # fmt: skip
     head = ("user", "N", "B", "turns/s", "the floor's", "single ones'", "of the floor", "times "
-            "single ones", "the floor's times")  # fmt: skip
+            "single ones", "floor, times single ones")  # fmt: skip
     text = (
         table(rows, head) + "\n\nTo reach: 0.7 of the floor (neural user, B = 128, N = 10,000); 20 "
         "times the single ones (attribute user, B = 256)."

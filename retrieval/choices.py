@@ -1,7 +1,7 @@
 """Choices made one after another from a row of uniform numbers, so that sentences depend on it
 alone.
 
-Plain functions: a sentence is some thirty choices, and sentences are a good part of a turn.
+Plain functions: a sentence is some seventeen choices, and sentences are a good part of a turn.
 """
 
 from __future__ import annotations

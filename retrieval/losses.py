@@ -103,8 +103,10 @@ def soft_triplet(
         half_gradient: half the gradient at the same value, as the original's own backward has.
 
     Raises:
-        ValueError: a single pair, which has no negatives.
+        ValueError: a single pair, which has no negatives, or none wanted.
     """
+    if per_anchor < 1:
+        raise ValueError(f"expected at least 1 negative of each anchor, got {per_anchor}")
     if len(query) < 2:
         raise ValueError(
             f"the soft triplet loss needs a batch of 2 pairs or more, got {len(query)}; "

@@ -29,7 +29,7 @@ GO_ON = "--epochs 1 --batch-size 64 --lr 2e-4 --schedule cosine --test-pairs 0"
 CANDIDATES = 4
 LOOK = f"--top-k {CANDIDATES} --weight 25"
 LOOK_AT = {"catalog": "--outcome finding --images-rest"}
-"""What is added to it for a gallery: 2,264 photos to train on would be learnt by heart."""
+"""What is added to it for a gallery; chosen by trial (RESULTS.md, "What was tried")."""
 BESIDE = {
     "decodes": ("sl", ""),
     "hard": ("sl", "--loss hard_negatives"),
@@ -129,7 +129,7 @@ def reproduce(args: Args) -> str:
     """Do what is missing, cell by cell, seeds last; returns the table.
 
     Raises:
-        ValueError: a name that is neither a gallery's nor a setting's.
+        ValueError: a name that is neither a gallery's nor a setting's, or of no agent beside.
         RuntimeError: a command failed; its own message stands on standard error.
     """
     from retrieval.errors import unknown
@@ -216,7 +216,7 @@ def fill(cell: Cell, args: Args) -> None:
         flags = f"{look} {flags}" if prefix == "rl" else flags
         dialogs = args.dialogs * (captions(setting.turns) if name == "decodes" else 1)
         _train(folder / name, prefix, f"train_{prefix} {go_on} {flags}", dialogs, later)
-        _play(cell, args, f"benchmark-{name}", {name: folder / name / f"{prefix}-0.pt"})
+        _play(cell, args, f"beside-{name}", {name: folder / name / f"{prefix}-0.pt"})
 
 
 def _play(cell: Cell, args: Args, where: str, agents: dict[str, Path | None]) -> None:
@@ -273,7 +273,8 @@ def _train(folder: Path, prefix: str, command: str, dialogs: int, seed: int) -> 
 
 
 def table(wanted: Sequence[Cell], out: Path) -> str:
-    """RL less SL continued at the last turn, all seeds together, and the room there was.
+    """RL less the agents it is held against at the last turn, all seeds together, and the room
+    that these leave.
 
     Room is what more dialogs find with the oracle (`agents.baselines`, which takes words at their
     word) and with the best of the agent's own roll-outs (`agents.room`), and in brackets the
@@ -284,32 +285,34 @@ def table(wanted: Sequence[Cell], out: Path) -> str:
     """
     from retrieval.files import atomic_write
 
-    head = ["gallery", "setting", "seeds", "against", *METRICS, "found by SL",
+    head = ["gallery", "setting", "seeds", "against", *METRICS, "found by it",
             "room to the oracle", "to its best roll-outs"]  # fmt: skip
     rows, kept = [head, ["---"] * len(head)], {}
     for gallery, setting in dict.fromkeys((cell.gallery, cell.setting) for cell in wanted):
-        seeds = [cell for cell in wanted if (cell.gallery, cell.setting) == (gallery, setting)]
-        others = {name: f"benchmark-{name}" for name in BESIDE}
+        others = {name: f"beside-{name}" for name in BESIDE}
         for against, kind in {"continued": "benchmark", "sl": "benchmark", **others}.items():
-            folders = [cell.folder(out) for cell in seeds]
-            paths = [
-                (folder / "benchmark/ranks.npz", folder / kind / "ranks.npz")
-                for folder in folders
-                if (folder / kind / "ranks.npz").is_file()
-            ]
-            if paths:
-                found = pooled(paths, against)
+            played = [
+                cell for cell in wanted
+                if (cell.gallery, cell.setting) == (gallery, setting)
+                and (cell.folder(out) / kind / "ranks.npz").is_file()
+            ]  # fmt: skip
+            if played:
+                parts = [
+                    [cell.folder(out) / where / "ranks.npz" for where in ("benchmark", kind)]
+                    for cell in played
+                ]
+                found = pooled(parts, against)
                 kept[f"{gallery} {setting} {against}"] = found
-                rows.append([gallery, SETTINGS[setting].what, str(len(paths)), against,
+                rows.append([gallery, SETTINGS[setting].what, str(len(played)), against,
                              *(cell_text(found, metric) for metric in METRICS),
-                             *room_cells(found, best_rollouts(seeds, out))])  # fmt: skip
+                             *room_cells(found, best_rollouts(played, out))])  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     with atomic_write(out / "table.json") as temporary:
         temporary.write_text(json.dumps(kept, indent=1))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def pooled(paths: Sequence[tuple[Path, ...]], against: str) -> dict[str, Any]:
+def pooled(paths: Sequence[Sequence[Path]], against: str) -> dict[str, Any]:
     """Means and paired differences of `rl` and another agent over several seeds' dialogs.
 
     Args:
@@ -378,7 +381,7 @@ def best_rollouts(seeds: Sequence[Cell], out: Path) -> float | None:
 
 
 def room_cells(found: dict[str, Any], rollouts: float | None) -> list[str]:
-    """Found by the last turn by the supervised agent, and how much more could be.
+    """Found by the last turn by the agent RL is held against, and how much more could be.
 
     No share is told of a room below five points.
     """

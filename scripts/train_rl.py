@@ -45,7 +45,7 @@ class Args(DialogArgs):
     offer: str = "images"
     """With slates, what is looked ahead from: `images` shown alone, or whole `slates`."""
     images_rest: bool = False
-    """The policy loss moves queries alone: for galleries small enough to be learnt by heart."""
+    """The policy loss moves queries alone, not the images it compares."""
     weight: float | None = None
     """Weight of the improved (by default 25) or self-critical (0.3) policy loss beside the
     supervised loss."""

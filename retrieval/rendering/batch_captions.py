@@ -14,13 +14,26 @@ import numpy as np
 
 from retrieval.rendering.captions import (
     ABSOLUTE,
+    BY_LOOKS,
+    COMMONEST,
+    COUNT_WEIGHT,
+    DRAWS,
     EVERYWHERE,
+    FEWER_WEIGHT,
+    HAS,
+    LACKS,
     LINES,
     MAX_WORDS,
     OF_THE_WHOLE,
     PLACE_NAMES,
     PLACE_OF_CELL,
     PREPOSITIONS,
+    ROUGH,
+    ROW,
+    SHAPELESS,
+    SIZED,
+    TWO,
+    WHOLE,
     difference_in,
     options_of,
     relative_caption,
@@ -37,7 +50,7 @@ from retrieval.rendering.claims import (
 )
 from retrieval.rendering.scenes import CELLS, COLOR, COLOR_NAMES, SHAPE, SIZE, VALUES
 
-FEW = 24
+FEW = 64
 """Pairs up to which one by one is faster."""
 KINDS = tuple(kind for kind in TEMPLATES if kind != "same")
 _KIND = {kind: number for number, kind in enumerate(KINDS)}
@@ -103,7 +116,16 @@ def relative_captions(
         targets: the scenes (B, 9, 3) meant.
         draws: uniform numbers (B, M) in [0, 1), M at least `captions.DRAWS`.
         look: "3d" or "2d".
+
+    Raises:
+        ValueError: not as many references, targets and rows of draws, or too few draws in a row.
     """
+    if not len(references) == len(targets) == len(draws) or draws.shape[1] < DRAWS:
+        raise ValueError(
+            f"expected as many targets as the {len(references)} pairs of scenes have references, "
+            f"and {len(references)} rows of at least {DRAWS} draws, got {len(targets)} targets and "
+            f"draws {draws.shape}"
+        )
     if len(draws) <= FEW:
         return [
             relative_caption(*pair, look) for pair in zip(references, targets, draws, strict=True)
@@ -117,7 +139,7 @@ def relative_captions(
     before, after = references[rows].astype(np.int64), targets[rows].astype(np.int64)
     facts = _facts(before, after)
     facts = _absolute(facts, before, after, chance)
-    two = chance.next() < 0.5
+    two = chance.next() < TWO
     column = _picked(facts.weight, chance)
     first = _say(_clauses(facts, before, after, column, two), chance, look)
     same_cell = np.arange(facts.weight.shape[1]) == column[:, None]
@@ -147,7 +169,7 @@ def _facts(before: np.ndarray, after: np.ndarray) -> _Facts:
     added = has.sum(1) - had.sum(1)  # (B,)
     counted = (has > 1) & (has > had)
     return _Facts(
-        np.column_stack([weight, 0.15 * np.abs(added), 0.4 * counted]),
+        np.column_stack([weight, FEWER_WEIGHT * np.abs(added), COUNT_WEIGHT * counted]),
         np.column_stack([
             kind,
             np.where(added > 0, _KIND["more"], _KIND["fewer"]),
@@ -224,12 +246,12 @@ def _say(clauses: _Clauses, chance: _Rows, look: str) -> list[str]:
     before, after, kind, cell, told_new, told_old, number, brief = clauses
     gains, loses = kind == _KIND["gains"], kind == _KIND["loses"]
     first = chance.next(gains | loses)
-    kind = np.where(gains & (first < 0.3), _KIND["has"], kind)
-    absent = loses & (first < 0.12)
+    kind = np.where(gains & (first < HAS), _KIND["has"], kind)
+    absent = loses & (first < LACKS)
     how = chance.pick(3, absent)
     kind = np.where(absent, np.where(how < 2, _KIND["lacks"], _KIND["empty"]), kind)
     looks, alone = _looks(before, cell)
-    by_looks = (chance.next() < 0.75) & alone
+    by_looks = (chance.next() < BY_LOOKS) & alone
     forms = _forms()
     chosen = kind, by_looks.astype(np.int64), (told_old[:, SHAPE] > 0).astype(np.int64)
     form = forms.numbers[chosen][np.arange(len(kind)), chance.pick(forms.counts[chosen])]  # (n,)
@@ -240,8 +262,8 @@ def _say(clauses: _Clauses, chance: _Rows, look: str) -> list[str]:
     old[grows, SIZE] = 0
     placed = forms.place[form] & (cell >= 0)
     place = np.where(placed, cell, _NO_PLACE)
-    rough = chance.next() < 0.12
-    line = np.where(chance.next() < 0.5, cell // 3, 3 + cell % 3)
+    rough = chance.next() < ROUGH
+    line = np.where(chance.next() < ROW, cell // 3, 3 + cell % 3)
 
     said = _Said(kind, new, old, number, before, after)
     rows = np.flatnonzero(rough & placed)
@@ -326,9 +348,9 @@ def _looks(before: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 def _partial(codes: np.ndarray, chance: _Rows) -> np.ndarray:
     """`captions._partial` of codes (n, 3)."""
-    style, sized = chance.next(), chance.next() < 0.35
-    leaves = style >= 0.72
-    no_shape = leaves & (style - 0.72 < 0.18)
+    style, sized = chance.next(), chance.next() < SIZED
+    leaves = style >= WHOLE
+    no_shape = leaves & (style - WHOLE < SHAPELESS)
     said = codes.copy()
     known = codes[:, COLOR] > 0
     said[known & no_shape, SHAPE] = 0
@@ -456,7 +478,7 @@ def _spelled(
     words = _words(look)
 
     def thing(codes: np.ndarray) -> tuple[np.ndarray, ...]:
-        other = (chance.next() >= 0.75).astype(np.int64)
+        other = (chance.next() >= COMMONEST).astype(np.int64)
         size = codes[:, SIZE]
         word = np.where(size > 0, 2 * size - 1 + chance.pick(2, size > 0), 0)
         return codes[:, SHAPE], other, codes[:, COLOR], word
@@ -466,7 +488,7 @@ def _spelled(
     how = np.where(brief, 0, 1 + chance.pick(4, ~brief))
     count = counts[place]
     where = names[place, how, chance.pick(count, count > 0)]
-    noun = new[:, SHAPE], (chance.next() >= 0.75).astype(np.int64)
+    noun = new[:, SHAPE], (chance.next() >= COMMONEST).astype(np.int64)
     slots = (
         words.things[is_new], words.few[is_new], words.many[is_new], words.things[was], where,
         words.nouns[noun], words.a_noun[noun], np.array(COLOR_NAMES, dtype=object)[color - 1],

@@ -34,6 +34,21 @@ from retrieval.rendering.scenes import CELLS, COLOR, COLOR_NAMES, SHAPE, SIZE
 MAX_WORDS = 16
 ABSOLUTE = 0.15
 """How often two scenes that share nothing bring out a description of the target alone."""
+TWO = 0.5
+"""How often two differences are named, where there are more."""
+HAS, LACKS = 0.3, 0.12
+"""How often what is new, or gone, is told as what the target has or lacks."""
+BY_LOOKS = 0.75
+"""How often a thing that only the reference shows is named by its looks, where these are unique."""
+ROUGH, ROW = 0.12, 0.5
+"""How often a place is named by its row or column, and how often that is the row."""
+WHOLE, SHAPELESS, SIZED = 0.72, 0.18, 0.35
+"""How often a description has shape and colour, how often no shape (else no colour), and how often
+it has the size."""
+COMMONEST = 0.75
+"""How often a thing gets the commonest of its names."""
+FEWER_WEIGHT, COUNT_WEIGHT = 0.15, 0.4
+"""How striking one object more or fewer is, and a number of one colour; cells: `difference_in`."""
 DRAWS = 40
 """Uniform numbers that one caption may use: a fixed count, so that what one pair's user says
 never depends on the pairs beside it."""
@@ -77,13 +92,15 @@ def _differences(before: Cells, after: Cells) -> list[Difference]:
     now = [codes[COLOR] for codes in after if codes[SHAPE]]
     if len(then) != len(now):
         kind = "more" if len(now) > len(then) else "fewer"
-        found.append(Difference(kind, weight=0.15 * abs(len(now) - len(then))))
+        found.append(Difference(kind, weight=FEWER_WEIGHT * abs(len(now) - len(then))))
     colors = {*now}
     if len(colors) < len(now):
         for color in sorted(colors):
             number = now.count(color)
             if number > 1 and number > then.count(color):
-                found.append(Difference("count", new=(0, color, 0), number=number, weight=0.4))
+                found.append(
+                    Difference("count", new=(0, color, 0), number=number, weight=COUNT_WEIGHT)
+                )
     return found
 
 
@@ -133,7 +150,7 @@ def relative_caption(
             Difference("has", after[cell], cell=cell, weight=float(after[cell][SIZE]))
             for cell in occupied
         ]
-    if draw() >= 0.5:
+    if draw() >= TWO:
         return _clause(_pick_fact(facts, draw), before, after, draw, NOUNS[look], brief=False)
     fact = _pick_fact(facts, draw)
     first = _clause(fact, before, after, draw, NOUNS[look], brief=True)
@@ -189,16 +206,16 @@ def _clause(
 ) -> str:
     """Say one difference; what is left out never makes the clause untrue."""
     kind, cell = fact.kind, fact.cell
-    if kind == "gains" and draw() < 0.3:
+    if kind == "gains" and draw() < HAS:
         kind = "has"
-    if kind == "loses" and draw() < 0.12:
+    if kind == "loses" and draw() < LACKS:
         kind = pick(("lacks", "lacks", "empty"), draw)
     # By its looks, which takes the reference to find it, or by its place.
-    looks = _looks(before, cell) if draw() < 0.75 else None
+    looks = _looks(before, cell) if draw() < BY_LOOKS else None
     template, slots = pick(options_of(kind, looks is not None, fact.old[SHAPE] > 0), draw)
     claimed = _claim(kind, slots, fact, looks, draw)
-    rough = draw() < 0.12
-    line = LINES[cell // 3 if draw() < 0.5 else 3 + cell % 3]  # the cell's row or column
+    rough = draw() < ROUGH
+    line = LINES[cell // 3 if draw() < ROW else 3 + cell % 3]
     if rough and "place" in slots and line in PLACE_NAMES:
         vague = claimed._replace(place=line)
         claimed = vague if vague.holds_of(before, after) else claimed
@@ -322,17 +339,17 @@ def _thing(codes: Codes, draw: Draw, nouns: tuple[tuple[str, ...], ...]) -> str:
 def _noun(shape: int, draw: Draw, nouns: tuple[tuple[str, ...], ...]) -> str:
     """The commonest word three times in four."""
     words = nouns[shape - 1] if shape else ANY_NOUN
-    return words[0] if draw() < 0.75 else words[-1]
+    return words[0] if draw() < COMMONEST else words[-1]
 
 
 def _partial(codes: Codes, draw: Draw) -> Codes:
     """Leave out what a hurried speaker would: mostly the size, at times the shape or colour."""
     shape, color, size = codes
-    style, sized = draw(), draw() < 0.35
+    style, sized = draw(), draw() < SIZED
     if not color:
         return codes
-    if style >= 0.72:
-        shape, color = (0, color) if style - 0.72 < 0.18 else (shape, 0)
+    if style >= WHOLE:
+        shape, color = (0, color) if style - WHOLE < SHAPELESS else (shape, 0)
     return shape, color, size if sized else 0
 
 

@@ -116,8 +116,8 @@ class Claim(NamedTuple):
     """
 
     kind: str
-    new: tuple[int, int, int] = (0, 0, 0)
-    old: tuple[int, int, int] = (0, 0, 0)
+    new: Codes = (0, 0, 0)
+    old: Codes = (0, 0, 0)
     place: frozenset[int] = frozenset(range(CELLS))
     number: int = 0
 
@@ -197,7 +197,7 @@ class Claim(NamedTuple):
         return False
 
 
-def _fits(codes: tuple[int, int, int], cell: tuple[int, int, int]) -> bool:
+def _fits(codes: Codes, cell: Codes) -> bool:
     """Whether a cell holds an object that a partial description fits."""
     shape, color, size = codes
     return (
@@ -213,7 +213,7 @@ def _alike(before: np.ndarray, after: np.ndarray, attribute: int) -> np.ndarray:
     return np.asarray(before[..., attribute] == after[..., attribute])
 
 
-def _matches(codes: tuple[int, int, int], cells: np.ndarray) -> np.ndarray:
+def _matches(codes: Codes, cells: np.ndarray) -> np.ndarray:
     """Which of the cells (..., 3) hold an object that a partial description fits."""
     fits = cells[..., SHAPE] > 0
     for attribute in (SHAPE, COLOR, SIZE):
@@ -256,7 +256,6 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
         "new": f"(?P<new>{thing})",
         "news": f"(?P<new>{thing})",
         "a_new": f"an? (?P<new>{thing})",
-        "a_old": f"an? (?P<old>{thing})",
         "noun": f"(?P<noun>{_either(_NOUNS)})",
         "a_noun": f"an? (?P<noun>{_either(_NOUNS)})",
         "color": f"(?P<color>{_either(_COLORS)})",
@@ -269,7 +268,7 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
     ]
 
 
-def _codes(words: str | None) -> tuple[int, int, int]:
+def _codes(words: str | None) -> Codes:
     codes = [0, 0, 0]
     for word in (words or "").split():
         for attribute, lexicon in ((SHAPE, _NOUNS), (COLOR, _COLORS), (SIZE, _SIZES)):

@@ -242,6 +242,11 @@ def test_soft_triplet_of_one_pair() -> None:
         soft_triplet(rows(0)[:1], rows(1)[:1], chance())
 
 
+def test_soft_triplet_without_negatives() -> None:
+    with pytest.raises(ValueError, match="at least 1 negative of each anchor, got 0"):
+        soft_triplet(rows(0), rows(1), chance(), per_anchor=0)
+
+
 def test_batch_classification_is_the_loop() -> None:
     query, target = 2 * rows(0), 3 * rows(1)
     expected = slow_softmax(query.numpy(), target.numpy(), 1.0)

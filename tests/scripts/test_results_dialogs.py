@@ -122,8 +122,10 @@ def test_an_agent_played_beside_is_compared_on_the_same_dialogs(tmp_path: Path) 
         for kind, found in {
             "benchmark": {"rl": [1, 1, 0], "continued": [0, 0, 0], "sl": [0, 0, 0],
                           "oracle": [1, 1, 1]},
-            "benchmark-candidates": {"candidates": [1, 0, 0]},
+            "beside-candidates": {"candidates": [1, 0, 0]},
         }.items():  # fmt: skip
+            (folder / "room.json").parent.mkdir(parents=True, exist_ok=True)
+            (folder / "room.json").write_text(json.dumps({"found": [0, 0.9 + seed * 0.1]}))
             if kind == "benchmark" or seed == 1:
                 (folder / kind).mkdir(parents=True)
                 tables: dict[str, Any] = {"gallery_size": 11, "target": np.array([4, 5, 6])}
@@ -135,8 +137,10 @@ def test_an_agent_played_beside_is_compared_on_the_same_dialogs(tmp_path: Path) 
     rows = [row.split(" | ") for row in results_dialogs.table(wanted, tmp_path).splitlines()[2:]]
     assert [row[2:4] for row in rows] == [["2", "continued"], ["2", "sl"], ["1", "candidates"]]
     assert rows[2][5].startswith("+33.3 [")
+    assert rows[0][10:] == ["0.0", "+100.0 (67 %)", "+95.0 (70 %) |"]
+    assert rows[2][10:] == ["33.3", "+66.7 (50 %)", "+66.7 (50 %) |"]  # of the seed that was played
     tables["target"] = np.array([4, 5, 7])
-    np.savez_compressed(folder / "benchmark-candidates/ranks.npz", **tables)
+    np.savez_compressed(folder / "beside-candidates/ranks.npz", **tables)
     with pytest.raises(ValueError, match="expected the same dialogs in"):
         results_dialogs.table(wanted, tmp_path)
 
