@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,16 @@ import torch
 from agents.base import Agent
 from agents.baselines import ImageOnlyAgent, OracleAgent, RandomAgent
 from agents.checkpoints import load_checkpoint
+from agents.planning import Plan, PlanningAgent
 from envs.dialog import Dialog
 from retrieval.devices import CPU, settle
 from retrieval.errors import unknown
+from user_simulator import User
 from user_simulator.judging import judge_of
 
 BUILT_IN = ("random", "image-only", "oracle")
+THINKING = ("plan", "once")
+"""What may stand before a checkpoint, as in `plan:models/sl-12.pt`: see `agents.planning`."""
 
 
 def named(given: str) -> tuple[str, str]:
@@ -25,27 +30,49 @@ def named(given: str) -> tuple[str, str]:
     name, equals, specification = given.partition("=")
     if equals:
         return name, specification
-    path = Path(given)
-    return (path.stem if path.suffix in (".pt", ".zip") else given), given
+    before, rest = thinking(given)
+    path = Path(rest)
+    stem = path.stem if path.suffix in (".pt", ".zip") else rest
+    return (f"{before}-{stem}" if before else stem), given
+
+
+def thinking(specification: str) -> tuple[str, str]:
+    """What stands before a checkpoint ("plan", "once" or ""), and the rest.
+
+    Example:
+        >>> thinking("plan:models/sl-12.pt")
+        ('plan', 'models/sl-12.pt')
+    """
+    before, colon, rest = specification.partition(":")
+    return (before, rest) if colon and before in THINKING else ("", specification)
 
 
 def load_agent(
-    specification: str, dialog: Dialog, seed: int = 0, device: torch.device = CPU
+    specification: str,
+    dialog: Dialog,
+    seed: int = 0,
+    device: torch.device = CPU,
+    plan: Plan = Plan(),  # noqa: B008  it is frozen
+    imagined: User | None = None,
 ) -> Agent:
     """The agent that a specification stands for.
 
     Args:
-        specification: "random", "image-only", "oracle", a `.pt` checkpoint, a `.zip` of
+        specification: "random", "image-only", "oracle", a `.pt` checkpoint ("plan:" before it
+            looks ahead, "once:" shows nothing twice: `agents.planning`), a `.zip` of
             Stable-Baselines3, or `module:attribute`: an object with `predict`, or a class or
             function that makes one from the dialog.
         dialog: what it will play; its gallery and vocabulary must fit.
         seed: of agents that draw.
         device: where a checkpoint's agent computes.
+        plan: how hard agents with "plan:" think.
+        imagined: the user they imagine; by default the dialog's own.
 
     Raises:
-        ValueError: unknown, of another vocabulary or feature size, or a zip that asks for what
-            could run code (no checkpoint and no zip is unpickled freely; `module:attribute`
-            imports, so name only what you trust).
+        ValueError: unknown, a plan without a checkpoint or in too small a gallery, of another
+            vocabulary or feature size, or a zip that asks for what could run code (no checkpoint
+            and no zip is unpickled freely; `module:attribute` imports, so name only what you
+            trust).
         FileNotFoundError: no such checkpoint.
         ImportError: a model of sb3-contrib, which is missing.
     """
@@ -58,16 +85,25 @@ def load_agent(
         return OracleAgent(
             dialog.gallery, dialog.vocabulary, rng, judge_of(dialog.user, dialog.gallery)
         )
-    path = Path(specification)
+    how, rest = thinking(specification)
+    path = Path(rest)
+    if how and path.suffix != ".pt":
+        raise ValueError(f"expected a .pt checkpoint after {how}:, got {rest!r}")
     if path.suffix == ".pt":
         agent = load_checkpoint(path, dialog.vocabulary).agent
         agent.index(dialog.gallery.features[:2])  # refuses features of another size now
-        return settle(agent, device)
+        agent = settle(agent, device)
+        if not how:
+            return agent
+        if how == "once":
+            plan = replace(plan, top_k=1)
+        return PlanningAgent(agent, dialog.with_(user=imagined or dialog.user), plan, rng)
     if path.suffix == ".zip":
         return _of_sb3(path, dialog)
     if ":" in specification:
         return _imported(specification, dialog)
-    raise unknown("agent", specification, [*BUILT_IN, "a .pt or .zip file", "module:attribute"])
+    kinds = [*BUILT_IN, "a .pt or .zip file", "plan:FILE.pt", "once:FILE.pt", "module:attribute"]
+    raise unknown("agent", specification, kinds)
 
 
 def _of_sb3(path: Path, dialog: Dialog) -> Agent:

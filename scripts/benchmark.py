@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from agents.evaluation import Played
     from agents.report import Limit, Summary
     from envs.dialog import Dialog
+    from user_simulator import User
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,17 @@ class Args(DialogArgs):
 
     agents: tuple[str, ...] = ("random", "image-only", "oracle")
     """`random`, `image-only`, `oracle`, a checkpoint, a Stable-Baselines3 zip, or
-    `module:attribute`; `name=...` gives it a name in the table."""
+    `module:attribute`; `name=...` gives it a name in the table. `plan:` before a checkpoint
+    looks ahead before it shows, with an imagined user; `once:` shows nothing twice."""
+    plan_top_k: int = 4
+    """Images, or slates, that `plan:` agents look ahead from."""
+    plan_believed: int = 12
+    """Images that they believe the target to be among."""
+    plan_depth: int = 1
+    """Turns that they play on."""
+    plan_user: str | None = None
+    """Whom they imagine: `neural`, `attribute` or `striking`; by default `--user` itself, who is
+    imagined without `--noise`."""
     pairs: int = 1000
     """Dialogs: pairs of target and first reference from the split."""
     turns: Annotated[int, tyro.conf.arg(aliases=("--max-turns",))] = 5
@@ -68,6 +79,7 @@ def compare_agents(args: Args) -> str:
 
     from agents.evaluation import evaluation_pairs, run_dialogs
     from agents.loading import load_agent, named
+    from agents.planning import Plan
     from agents.report import (
         compare,
         format_table,
@@ -89,7 +101,12 @@ def compare_agents(args: Args) -> str:
     dialog = dialog_of(args, args.split, args.turns)
     dialog = dialog.with_(index=ExactIndex(dialog.gallery.features, args.ties))
     device = device_of(args.device)
-    agents = {name: load_agent(what, dialog, args.seed, device) for name, what in given.items()}
+    plan = Plan(args.plan_top_k, args.plan_believed, args.plan_depth)
+    imagined = imagined_user(args)
+    agents = {
+        name: load_agent(what, dialog, args.seed, device, plan, imagined)
+        for name, what in given.items()
+    }
     depth = other_indexes(args, agents, dialog)
     agents = with_slates(agents, dialog, args.slate_by)
     writable(args.out)
@@ -139,6 +156,16 @@ def compare_agents(args: Args) -> str:
         f"seed {args.seed}\n"
         f"written: {args.out}/benchmark.json, .csv, .png, dialog.png and *.run.gz"
     )
+
+
+def imagined_user(args: Args) -> User | None:
+    """Whom agents that plan imagine, if not the one they talk to."""
+    from dataclasses import replace
+
+    if args.plan_user is None:
+        return None
+    changed = replace(args, user=args.plan_user, noise=0.0)
+    return dialog_of(changed, args.split, args.turns).user
 
 
 def other_indexes(args: Args, agents: dict[str, Agent], dialog: Dialog) -> int | None:
@@ -220,10 +247,19 @@ def protocol(args: Args, dialog: Dialog, target: np.ndarray) -> dict[str, Any]:
         "seed": args.seed,
         "ties": args.ties,
         **({} if args.index == "exact" else {"index": f"{args.index} {args.index_uri}".strip()}),
+        **told_of_plans(args),
         "reference_excluded": False,
         "bootstrap": args.bootstrap,
         **settings(args, dialog),
     }
+
+
+def told_of_plans(args: Args) -> dict[str, Any]:
+    """How agents that plan do so, if there are any."""
+    if not any("plan:" in agent for agent in args.agents):
+        return {}
+    whom = args.plan_user or args.user
+    return {"plan": [args.plan_top_k, args.plan_believed, args.plan_depth, whom]}
 
 
 def settings(args: Args, dialog: Dialog) -> dict[str, Any]:

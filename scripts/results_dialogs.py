@@ -312,12 +312,13 @@ def table(wanted: Sequence[Cell], out: Path) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
-def pooled(paths: Sequence[Sequence[Path]], against: str) -> dict[str, Any]:
-    """Means and paired differences of `rl` and another agent over several seeds' dialogs.
+def pooled(paths: Sequence[Sequence[Path]], against: str, who: str = "rl") -> dict[str, Any]:
+    """Means and paired differences of two agents over several seeds' dialogs.
 
     Args:
         paths: for each seed, where the ranks of all agents lie; the dialogs are the same.
         against: the other agent.
+        who: the agent it is held against.
 
     Raises:
         ValueError: the dialogs of a seed are not the same in all its files.
@@ -332,22 +333,22 @@ def pooled(paths: Sequence[Sequence[Path]], against: str) -> dict[str, Any]:
         if not all(np.array_equal(table["target"], tables[0]["target"]) for table in tables):
             raise ValueError(f"expected the same dialogs in {parts}; remove one and play it again")
         files.append({name: table for part in tables for name, table in part.items()})
-    names = ["rl", against, "oracle"]
+    names = [who, against, "oracle"]
     ranks = {name: np.concatenate([file[name] for file in files]) for name in names}
     found = {name: np.concatenate([file[f"found:{name}"] for file in files]) for name in names}
     clusters = np.concatenate([file["target"] for file in files])
     size, rng = int(files[0]["gallery_size"]), np.random.default_rng(17)
     drawn: dict[str, Any] = {"rng": rng, "clusters": clusters, "found": found}
     summary = summarise(ranks, size, **drawn)
-    last = ranks["rl"].shape[1] - 1
-    compared = compare(ranks, size, [("rl", against)], **drawn)
+    last = ranks[who].shape[1] - 1
+    compared = compare(ranks, size, [(who, against)], **drawn)
     differences = {row["metric"]: row for row in compared if row["turn"] == last}
     each: dict[str, list[float]] = {metric: [] for metric in differences}
     for file in files:
-        own = {name: file[name] for name in ("rl", against)}
+        own = {name: file[name] for name in (who, against)}
         shown = {name: file[f"found:{name}"] for name in own}
         rows = compare(
-            own, size, [("rl", against)], rng=np.random.default_rng(0), bootstrap=2, found=shown
+            own, size, [(who, against)], rng=np.random.default_rng(0), bootstrap=2, found=shown
         )
         for row in rows:
             if row["turn"] == last:

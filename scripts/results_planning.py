@@ -1,0 +1,187 @@
+"""What looking ahead while the dialog goes on adds to trained agents, on the map of
+`results_dialogs`. Trains and plays what is missing, prints the table.
+
+python -m scripts.results_planning --catalog-path ../shared/data/product_photos
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from scripts import results_dialogs
+from scripts.common import run
+from scripts.results_css import call
+from scripts.results_dialogs import GALLERIES, METRICS, PLAYED, SETTINGS, Cell, cell_text, pooled
+
+THINKERS = ("rl", "continued")
+AGAINST = ("continued", "once", "awake")
+"""Supervised training continued, the same agent when it shows nothing twice, and the thinker
+itself when it shows nothing twice: the last tells what the looking ahead is worth."""
+
+
+@dataclass(frozen=True)
+class Strangers:
+    """Users whom the agents that plan do not know: they imagine the neural one."""
+
+    what: str
+    flags: str
+
+
+STRANGERS = {
+    "attribute": Strangers("speaks the truth, imagined as the neural user", "--user attribute"),
+    "striking-stranger": Strangers(
+        "names the most striking difference, imagined as the neural user", "--user striking"
+    ),
+}
+"""Played with the agents of the setting `plain`."""
+
+
+@dataclass(frozen=True)
+class Args:
+    """Where things are; what is there is not made again."""
+
+    catalog_path: Path | None = None
+    """One's own product photos (see the README); without it the gallery `catalog` is left out."""
+    data_path: Path | None = None
+    """A CSS folder; by default the built-in data in the cache, made when missing."""
+    out: Path = Path("runs/map")
+    """The folder of `results_dialogs`, whose agents are taken, or trained where they are missing;
+    receives a folder `planning-...` per cell."""
+    only: tuple[str, ...] = ()
+    """Names of galleries, settings and strangers; by default all."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Of training."""
+    thinker: str = "rl"
+    """Who looks ahead: `rl`, or `continued` (supervised training alone)."""
+    pairs: int = 400
+    """Dialogs that each agent plays on images never seen in training."""
+    parallel: int = 1
+    """Cells at a time, one thread each."""
+    table: bool = False
+    """Only print what is there."""
+    quick: bool = False
+    """Tiny data and few dialogs, in a folder whose name ends in -quick: shows in a minute or two
+    that all runs, not what it reaches."""
+
+
+def main() -> None:
+    args = tyro.cli(Args, description=__doc__)
+    run(lambda: print(reproduce(args)))
+
+
+def reproduce(args: Args) -> str:
+    """Do what is missing, cell by cell, seeds last; returns the table.
+
+    Raises:
+        ValueError: a name that is no gallery's, setting's or stranger's, or an unknown thinker.
+        RuntimeError: a command failed; its own message stands on standard error.
+    """
+    from retrieval.errors import unknown
+
+    for name in args.only:
+        if name not in {**GALLERIES, **SETTINGS, **STRANGERS}:
+            names = [*GALLERIES, *SETTINGS, *STRANGERS]
+            raise unknown("gallery, setting or stranger", name, names)
+    if args.thinker not in THINKERS:
+        raise unknown("thinker", args.thinker, THINKERS)
+    trained = results_dialogs.Args(
+        args.catalog_path, args.data_path, args.out, seeds=args.seeds, quick=args.quick
+    )
+    if args.quick:
+        trained = results_dialogs.as_quick(trained)
+        args = as_quick(args, trained)
+    wanted = list(cells(args))
+    if not args.table:
+        with ThreadPoolExecutor(args.parallel) as pool:
+            for done in [pool.submit(play, cell, args, trained) for cell in wanted]:
+                done.result()
+    return table(wanted, args)
+
+
+def as_quick(args: Args, trained: results_dialogs.Args) -> Args:
+    """Arguments that only show that it runs."""
+    from dataclasses import replace
+
+    return replace(
+        args, out=trained.out, data_path=trained.data_path, catalog_path=None,
+        seeds=trained.seeds, pairs=12, only=args.only or ("css-3d", "noisy", "slate", "attribute"),
+    )  # fmt: skip
+
+
+def cells(args: Args) -> Iterator[Cell]:
+    """The cells that were asked for, strangers among the settings: one seed before the next."""
+    galleries = [name for name in GALLERIES if name in args.only] or list(GALLERIES)
+    if args.catalog_path is None and "catalog" in galleries:
+        galleries.remove("catalog")
+    settings = [*SETTINGS, *STRANGERS]
+    settings = [name for name in settings if name in args.only] or settings
+    for seed in args.seeds:
+        for setting in settings:
+            for gallery in galleries:
+                yield Cell(gallery, setting, seed)
+
+
+def play(cell: Cell, args: Args, trained: results_dialogs.Args) -> None:
+    """Play a cell, unless its figures are there; its agents are trained first if need be."""
+    out = folder(cell, args)
+    if (out / "benchmark.json").is_file():
+        return
+    stranger = STRANGERS.get(cell.setting)
+    lived = cell if stranger is None else Cell(cell.gallery, "plain", cell.seed)
+    results_dialogs.fill(lived, trained)
+    models = lived.folder(args.out)
+    thinker = models / args.thinker / ("rl-0.pt" if args.thinker == "rl" else "sl-0.pt")
+    continued = models / "continued/sl-0.pt"
+    agents = f"continued={continued} once=once:{continued} awake=once:{thinker} "
+    agents += f"plan=plan:{thinker} oracle"
+    setting = SETTINGS[lived.setting]
+    flags = setting.flags if stranger is None else f"{stranger.flags} --plan-user neural"
+    call(
+        f"benchmark --agents {agents} {flags} {results_dialogs.world(cell, trained)} "
+        f"--turns {setting.turns} --pairs {args.pairs} --seed {PLAYED} --bootstrap 200 --out {out}"
+    )
+
+
+def folder(cell: Cell, args: Args) -> Path:
+    """Where a cell's figures lie."""
+    return cell.folder(args.out) / f"planning-{args.thinker}"
+
+
+def table(wanted: Sequence[Cell], args: Args) -> str:
+    """The agent that plans less others at the last turn, all seeds together.
+
+    Intervals are over targets, with all that was played for each (2,000 resamples); beside the
+    means stands in how many seeds the difference is positive. The same goes to a JSON file.
+    """
+    from retrieval.files import atomic_write
+
+    head = ["gallery", "setting", "seeds", "against", *METRICS, "found by it", "found by planning"]
+    rows, kept = [head, ["---"] * len(head)], {}
+    for gallery, setting in dict.fromkeys((cell.gallery, cell.setting) for cell in wanted):
+        paths = [
+            folder(cell, args) / "ranks.npz"
+            for cell in wanted
+            if (cell.gallery, cell.setting) == (gallery, setting)
+        ]
+        parts = [[path] for path in paths if path.is_file()]
+        what = SETTINGS[setting].what if setting in SETTINGS else STRANGERS[setting].what
+        for against in AGAINST if parts else ():
+            found = pooled(parts, against, "plan")
+            kept[f"{gallery} {setting} {against}"] = found
+            shares = [f"{100 * found['values'][name]['found']:.1f}" for name in (against, "plan")]
+            rows.append([gallery, what, str(len(parts)), against,
+                         *(cell_text(found, metric) for metric in METRICS), *shares])  # fmt: skip
+    args.out.mkdir(parents=True, exist_ok=True)
+    with atomic_write(args.out / f"planning-{args.thinker}.json") as temporary:
+        temporary.write_text(json.dumps(kept, indent=1))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+if __name__ == "__main__":
+    main()
