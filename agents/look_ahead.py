@@ -108,7 +108,7 @@ def propose(
         return ahead.search(state, query, policy.top_k)[:, :, None]
     wide = max(policy.pool, policy.top_k, POOL * shown if shown > 1 else 0)
     near = ahead.search(state, query, wide)  # (B, M)
-    logits = float(players.target.scale.exp()) * np.einsum(
+    logits = players.target.scale.exp().item() * np.einsum(
         "bd,bmd->bm", query, ahead.index.query_of(near.reshape(-1)).reshape(*near.shape, -1)
     )
     if shown == 1:

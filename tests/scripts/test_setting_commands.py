@@ -101,6 +101,24 @@ def test_the_benchmark_with_the_striking_user(
     assert content["agents"]["oracle"]["mrr"] != plain["agents"]["oracle"]["mrr"]
 
 
+def test_the_benchmark_of_agents_that_plan(world: list[object], tmp_path: Path) -> None:
+    world = [*world, "--encoder", "scene"]
+    do("train_sl", *world[:4], "--encoder", "scene", "--epochs", 1, "--batch-size", 16,
+       "--dialogs-per-epoch", 64, "--test-pairs", 0, "--model-folder", tmp_path)  # fmt: skip
+    model = tmp_path / "sl-0.pt"
+    agents = ["--agents", model, f"once:{model}", f"plan:{model}"]
+    own = benchmark(tmp_path / "own", *world, *agents, "--plan-top-k", 3, "--plan-believed", 5)
+    assert list(own["agents"]) == ["sl-0", "once-sl-0", "plan-sl-0"]
+    assert own["repeat_share"]["sl-0"] > 0
+    assert own["repeat_share"]["once-sl-0"] == own["repeat_share"]["plan-sl-0"] == 0
+    assert own["protocol"]["plan"] == [3, 5, 1, "attribute"]
+    other = benchmark(tmp_path / "other", *world, *agents, "--plan-user", "striking")
+    assert other["protocol"]["plan"] == [4, 12, 1, "striking"]
+    assert other["agents"]["sl-0"] == own["agents"]["sl-0"]
+    assert other["agents"]["plan-sl-0"] != own["agents"]["plan-sl-0"]
+    assert "plan" not in benchmark(tmp_path / "none", *world, *agents[:2])["protocol"]
+
+
 def test_environments_bring_their_settings(world: list[object], tmp_path: Path) -> None:
     content = benchmark(
         tmp_path / "a", *world, "--agents", "oracle", "--env", "dialog/CSS-Slate-v0"

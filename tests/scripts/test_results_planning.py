@@ -1,0 +1,96 @@
+"""The table of agents that plan: its commands, what is made again, the rows."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tyro
+
+from scripts import benchmark, results_dialogs, results_planning
+from scripts.results_dialogs import GALLERIES, SETTINGS, Cell
+from scripts.results_planning import STRANGERS, Args, cells, reproduce
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The benchmarks that would be run, after the agents of the map were trained."""
+    commands: list[Any] = []
+
+    def call(command: str) -> None:
+        name, *words = shlex.split(command)
+        if name == "benchmark":
+            commands.append(tyro.cli(benchmark.Args, args=words))
+
+    for module in (results_dialogs, results_planning):
+        monkeypatch.setattr(module, "call", call)
+    monkeypatch.setattr(results_dialogs, "look_for_room", lambda *_: None)
+    return commands
+
+
+def test_every_cell_is_played_with_its_own_agents(played: list[Any], tmp_path: Path) -> None:
+    args = Args(Path("photos"), out=tmp_path, seeds=(2,))
+    reproduce(args)
+    thinking = [one for one in played if any("plan=" in agent for agent in one.agents)]
+    assert len(thinking) == len(GALLERIES) * (len(SETTINGS) + len(STRANGERS))
+    by_folder = {one.out: one for one in thinking}
+    for cell in cells(args):
+        one = by_folder[results_planning.folder(cell, args)]
+        setting = "plain" if cell.setting in STRANGERS else cell.setting
+        models = tmp_path / cell.gallery / setting / "seed-2"
+        given = dict(agent.split("=") for agent in one.agents if "=" in agent)
+        assert given == {
+            "continued": f"{models}/continued/sl-0.pt",
+            "once": f"once:{models}/continued/sl-0.pt",
+            "awake": f"once:{models}/rl/rl-0.pt",
+            "plan": f"plan:{models}/rl/rl-0.pt",
+        }
+        trained = next(other for other in played if other.out == models / "benchmark")
+        for name in ("noise", "slate", "never_repeat", "patience", "turns", "seed", "env"):
+            assert getattr(one, name) == getattr(trained, name), name
+        assert one.plan_user == ("neural" if cell.setting in STRANGERS else None)
+        assert (one.user == trained.user) == (cell.setting not in STRANGERS)
+
+
+def test_who_thinks_can_be_chosen_and_nothing_is_played_twice(
+    played: list[Any], tmp_path: Path
+) -> None:
+    args = Args(out=tmp_path, seeds=(0,), only=("css-3d", "slate"), thinker="continued")
+    reproduce(args)
+    assert f"plan=plan:{tmp_path}/css-3d/slate/seed-0/continued/sl-0.pt" in played[-1].agents
+    (tmp_path / "css-3d/slate/seed-0/planning-continued").mkdir(parents=True)
+    (tmp_path / "css-3d/slate/seed-0/planning-continued/benchmark.json").touch()
+    played.clear()
+    reproduce(args)
+    assert played == []
+
+
+def test_the_table_by_hand(tmp_path: Path) -> None:
+    """Two seeds of two dialogs: planning finds three of four, the others one, one and none."""
+    found = {"plan": [[1, 1], [1, 0]], "continued": [[1, 0], [0, 0]], "once": [[0, 0], [1, 0]],
+             "awake": [[0, 0], [0, 0]], "oracle": [[1, 1], [1, 1]]}  # fmt: skip
+    args = Args(out=tmp_path, seeds=(0, 1), only=("css-2d", "slate"), table=True)
+    for seed in args.seeds:
+        folder = results_planning.folder(Cell("css-2d", "slate", seed), args)
+        folder.mkdir(parents=True)
+        tables: dict[str, Any] = {"gallery_size": 11, "target": np.array([4, 5])}
+        for name, by_seed in found.items():
+            shown = np.column_stack([np.zeros(2), by_seed[seed]])
+            tables |= {name: np.where(shown > 0, 0.0, 10.0), f"found:{name}": shown}
+        np.savez_compressed(folder / "ranks.npz", **tables)
+    rows = [row.strip("| ").split(" | ") for row in reproduce(args).splitlines()[2:]]
+    assert [row[3] for row in rows] == ["continued", "once", "awake"]
+    assert [row[8].split(" ")[0] for row in rows] == ["+50.0", "+50.0", "+75.0"]
+    assert [row[8][-8:] for row in rows] == ["(2 of 2)", "(1 of 2)", "(2 of 2)"]
+    assert [row[-2:] for row in rows] == [["25.0", "75.0"], ["25.0", "75.0"], ["0.0", "75.0"]]
+    kept = json.loads((tmp_path / "planning-rl.json").read_text())
+    assert set(kept) == {f"css-2d slate {name}" for name in ("continued", "once", "awake")}
+
+
+def test_unknown_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="unknown gallery, setting or stranger 'slates'"):
+        reproduce(Args(out=tmp_path, only=("slates",)))
+    with pytest.raises(ValueError, match="unknown thinker 'sl'"):
+        reproduce(Args(out=tmp_path, thinker="sl"))
