@@ -168,6 +168,35 @@ def test_a_wrong_recognition_is_taken_back(agent: DialogTracker, dialog: Dialog)
         answers.append(int(scores[0].argmax()))
     assert answers[:2] == [5, 5] and answers[2] != 5
 
+    begun, _ = plans.predict(seen | {"turn": np.array([[0]])}, state, np.array([True]))
+    fresh, _ = planner(agent, dialog, 1).predict(seen | {"turn": np.array([[0]])})
+    np.testing.assert_array_equal(begun, fresh)
+    recognised = {**seen, "caption": dialog.vocabulary.encode(same, CAPTION_LENGTH)}
+    _, state = plans.predict(recognised, None, np.array([True]))
+    elsewhere = {**seen, "reference": features[[7]]}
+    begun, _ = plans.predict(elsewhere, state, np.array([True]))
+    assert begun[0].argmax() != 5  # that was in another dialog
+
+
+def test_who_says_it_in_many_ways_is_understood(
+    agent: DialogTracker, dialog: Dialog, tiny_root: Path
+) -> None:
+    rules = make_dialog(root=tiny_root, encoder="scene", max_turns=TURNS)
+    target, reference = evaluation_pairs(len(dialog.gallery), 200, 3)
+    played = run_dialogs(rules, planner(agent, rules, 1), target, reference)
+    found = found_by_turn(played.slates, target) > 0
+    assert found[:, -2].sum() > 20
+    assert (played.shown[:, -1] == target)[found[:, -2]].mean() > 0.8
+
+
+def test_imagined_users_are_patient(agent: DialogTracker, dialog: Dialog) -> None:
+    target, reference = evaluation_pairs(len(dialog.gallery), PAIRS, 3)
+    patient, hasty = (
+        run_dialogs(rules, planner(agent, rules), target, reference).shown
+        for rules in (dialog, dialog.with_(patience=1))
+    )
+    np.testing.assert_array_equal(patient[:, 1], hasty[:, 1])
+
 
 def test_looking_ahead_finds_more(agent: DialogTracker, dialog: Dialog) -> None:
     target, reference = evaluation_pairs(len(dialog.gallery), 400, 5)
