@@ -93,6 +93,7 @@ class PlanningAgent:
     """
 
     mode = ActionMode(observe_slate=True)
+    slate_by = "greedy"  # what it puts first is its slate
 
     def __init__(
         self, tracker: DialogTracker, dialog: Dialog, plan: Plan, rng: np.random.Generator

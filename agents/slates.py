@@ -48,6 +48,6 @@ class SlateAgent:
 
 
 def asks_by_query(agent: Agent) -> bool:
-    """Whether what is shown for an agent's actions is left to a rule."""
+    """Whether what is shown for an agent's actions is left to a rule that is not its own."""
     mode: ActionMode = getattr(agent, "mode", ActionMode())
-    return mode.name == "query"
+    return mode.name == "query" and not hasattr(agent, "slate_by")

@@ -117,6 +117,9 @@ def test_the_benchmark_of_agents_that_plan(world: list[object], tmp_path: Path) 
     assert other["agents"]["sl-0"] == own["agents"]["sl-0"]
     assert other["agents"]["plan-sl-0"] != own["agents"]["plan-sl-0"]
     assert "plan" not in benchmark(tmp_path / "none", *world, *agents[:2])["protocol"]
+    rules = ["--slate", 3, "--slate-by", "greedy", "mmr"]  # whose slates are not left to a rule
+    four = benchmark(tmp_path / "four", *world, *agents, *rules)
+    assert list(four["agents"]) == ["sl-0-greedy", "sl-0-mmr", "once-sl-0", "plan-sl-0"]
 
 
 def test_environments_bring_their_settings(world: list[object], tmp_path: Path) -> None:
