@@ -19,7 +19,7 @@ from scripts.common import run
 from scripts.results_css import call
 from scripts.results_dialogs import GALLERIES, METRICS, PLAYED, SETTINGS, Cell, cell_text, pooled
 
-THINKERS = ("rl", "continued")
+THINKERS = {"rl": "rl/rl-0.pt", "continued": "continued/sl-0.pt", "decodes": "decodes/sl-0.pt"}
 AGAINST = ("continued", "once", "awake")
 """Supervised training continued, the same agent when it shows nothing twice, and the thinker
 itself when it shows nothing twice: the last tells what the looking ahead is worth."""
@@ -58,7 +58,8 @@ class Args:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Of training."""
     thinker: str = "rl"
-    """Who looks ahead: `rl`, or `continued` (supervised training alone)."""
+    """Who looks ahead: `rl`, or of supervised training alone `continued`, or `decodes`, which has
+    heard as many captions as `rl`."""
     pairs: int = 400
     """Dialogs that each agent plays on images never seen in training."""
     parallel: int = 1
@@ -91,8 +92,9 @@ def reproduce(args: Args) -> str:
     if args.thinker not in THINKERS:
         raise unknown("thinker", args.thinker, THINKERS)
     trained = results_dialogs.Args(
-        args.catalog_path, args.data_path, args.out, seeds=args.seeds, quick=args.quick
-    )
+        args.catalog_path, args.data_path, args.out, seeds=args.seeds, quick=args.quick,
+        beside=("decodes",) if args.thinker == "decodes" else (),
+    )  # fmt: skip
     if args.quick:
         trained = results_dialogs.as_quick(trained)
         args = as_quick(args, trained)
@@ -136,7 +138,7 @@ def play(cell: Cell, args: Args, trained: results_dialogs.Args) -> None:
     lived = cell if stranger is None else Cell(cell.gallery, "plain", cell.seed)
     results_dialogs.fill(lived, trained)
     models = lived.folder(args.out)
-    thinker = models / args.thinker / ("rl-0.pt" if args.thinker == "rl" else "sl-0.pt")
+    thinker = models / THINKERS[args.thinker]
     continued = models / "continued/sl-0.pt"
     agents = f"continued={continued} once=once:{continued} awake=once:{thinker} "
     agents += f"plan=plan:{thinker} oracle"

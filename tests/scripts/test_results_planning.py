@@ -54,14 +54,18 @@ def test_every_cell_is_played_with_its_own_agents(played: list[Any], tmp_path: P
         assert (one.user == trained.user) == (cell.setting not in STRANGERS)
 
 
+@pytest.mark.parametrize("thinker", ["continued", "decodes"])
 def test_who_thinks_can_be_chosen_and_nothing_is_played_twice(
-    played: list[Any], tmp_path: Path
+    thinker: str, played: list[Any], tmp_path: Path
 ) -> None:
-    args = Args(out=tmp_path, seeds=(0,), only=("css-3d", "slate"), thinker="continued")
+    args = Args(out=tmp_path, seeds=(0,), only=("css-3d", "slate"), thinker=thinker)
     reproduce(args)
-    assert f"plan=plan:{tmp_path}/css-3d/slate/seed-0/continued/sl-0.pt" in played[-1].agents
-    (tmp_path / "css-3d/slate/seed-0/planning-continued").mkdir(parents=True)
-    (tmp_path / "css-3d/slate/seed-0/planning-continued/benchmark.json").touch()
+    models = tmp_path / "css-3d/slate/seed-0"
+    assert f"plan=plan:{models}/{thinker}/sl-0.pt" in played[-1].agents
+    made = [agent for one in played[:-1] for agent in one.agents]  # by the map itself
+    assert f"{thinker}={models}/{thinker}/sl-0.pt" in made
+    (models / f"planning-{thinker}").mkdir(parents=True)
+    (models / f"planning-{thinker}/benchmark.json").touch()
     played.clear()
     reproduce(args)
     assert played == []
