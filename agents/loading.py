@@ -59,7 +59,8 @@ def load_agent(
 
     Args:
         specification: "random", "image-only", "oracle", a `.pt` checkpoint ("plan:" before it
-            looks ahead, "once:" shows nothing twice: `agents.planning`), a `.zip` of
+            looks ahead, "once:" shows nothing twice, and both are made for dialogs that play on
+            after a find: `agents.planning`), a `.zip` of
             Stable-Baselines3, or `module:attribute`: an object with `predict`, or a class or
             function that makes one from the dialog.
         dialog: what it will play; its gallery and vocabulary must fit.
@@ -97,7 +98,8 @@ def load_agent(
             return agent
         if how == "once":
             plan = replace(plan, top_k=1)
-        return PlanningAgent(agent, dialog.with_(user=imagined or dialog.user), plan, rng)
+        imagining = dialog.with_(user=imagined or dialog.user)
+        return PlanningAgent(agent, imagining, plan, rng, plays_on=True)
     if path.suffix == ".zip":
         return _of_sb3(path, dialog)
     if ":" in specification:

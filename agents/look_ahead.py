@@ -111,6 +111,7 @@ def propose(
     logits = players.target.scale.exp().item() * np.einsum(
         "bd,bmd->bm", query, ahead.index.query_of(near.reshape(-1)).reshape(*near.shape, -1)
     )
+    logits = np.where(state.was_shown(near), -np.inf, logits)  # a small gallery runs out
     if shown == 1:
         kept = -(-policy.top_k // 2)
         beyond = draw_columns(logits[:, kept:], policy.top_k - kept, rng) + kept

@@ -16,7 +16,7 @@ from envs.actions import ActionMode
 from envs.dialog import CAPTION_LENGTH, Dialog, DialogState, Observation
 from envs.state import NOTHING
 from retrieval.devices import to_host
-from retrieval.index import ScoreIndex, top_k
+from retrieval.index import Index, ScoreIndex, top_k
 from user_simulator import NoisyUser, User
 
 DIALOGS = 32  # planned together
@@ -75,8 +75,10 @@ class PlanningAgent:
     2010; here the M likeliest with their weights in place of samples. It never sees the target.
     It does ask an imagined user, K x M captions a turn, who need not be the one it talks to.
 
-    Where the user says what the imagined one would say of an image beside itself, the image on
-    show is taken for the target and stays first. (Environments end there; a benchmark plays on.)
+    Environments end a dialog that has found its target; benchmarks play on. For these the agent
+    listens, with 8 captions more a turn, whether the user says what the imagined one would say of
+    the image beside itself: then it is taken for the target and stays first as long as the user
+    says so. A user who says the same of another image is misunderstood.
 
     Every image is scored, which suits galleries of up to some 10^5: what is shown ranks first,
     the others as the tracker ranks them.
@@ -87,6 +89,7 @@ class PlanningAgent:
             without slips of the tongue: a slip tells nothing.
         plan: how hard to think.
         rng: of the imagined users' words and of slates.
+        plays_on: whether dialogs go on once the target was on show.
 
     Raises:
         ValueError: the tracker reads other features, or the gallery is too small for the dialog.
@@ -96,7 +99,12 @@ class PlanningAgent:
     slate_by = "greedy"  # what it puts first is its slate
 
     def __init__(
-        self, tracker: DialogTracker, dialog: Dialog, plan: Plan, rng: np.random.Generator
+        self,
+        tracker: DialogTracker,
+        dialog: Dialog,
+        plan: Plan,
+        rng: np.random.Generator,
+        plays_on: bool = False,
     ):
         tracker.index(dialog.gallery.features[:2])  # refuses features of another size
         needed = dialog.slate * dialog.max_turns + plan.top_k
@@ -107,16 +115,18 @@ class PlanningAgent:
             )
         self.tracker = tracker.eval()
         self.plan = plan
-        self.index = ScoreIndex(len(dialog.gallery))
+        self.plays_on = plays_on
         features = tracker.here(dialog.gallery.features)
         imagined = dialog.with_(
             index=live_index(tracker, features),
             user=without_slips(dialog.user),
+            slate_by="greedy",
             never_repeat=True,
             patience=None,
         )
         self._players = Players(tracker, tracker, imagined)
         self._embedded = tracker.searched(tracker.embed(features)).detach()
+        self.index = OwnScores(imagined.index, to_host(self._embedded))
         self._row_of = {row.tobytes(): at for at, row in enumerate(dialog.gallery.features)}
         self._ahead = Improvement(
             top_k=max(2, plan.top_k), depth=plan.depth, outcome="finding",
@@ -131,8 +141,14 @@ class PlanningAgent:
         episode_start: np.ndarray | None = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, Any]:
-        """Scores (B, N), and what to remember; see `agents.base.Agent`."""
-        on_show = np.array([self._row_of[row.tobytes()] for row in observation["reference"]])
+        """Scores (B, N), and what to remember; see `agents.base.Agent`.
+
+        Raises:
+            ValueError: an image on show is none of the gallery's.
+        """
+        on_show = self._rows(observation["reference"])
+        if (on_show == NOTHING).any():
+            raise ValueError("an image on show is none of the gallery that was planned for")
         memory, shown, known = self._recall(observation, on_show, state, episode_start)
         with torch.inference_mode():
             query, memory = self.tracker.respond(
@@ -174,9 +190,7 @@ class PlanningAgent:
         now = on_show[:, None]
         if "slate" in observation:
             features = observation["slate"].reshape(len(now), -1, observation["reference"].shape[1])
-            now = np.array(
-                [[self._row_of.get(row.tobytes(), NOTHING) for row in slate] for slate in features]
-            )  # (B, K); places that are empty are zeros
+            now = np.stack([self._rows(slate) for slate in features])  # (B, K)
             now[:, 0] = np.where(now[:, 0] == NOTHING, on_show, now[:, 0])
         if state is None:
             return Remembered(None, now, np.full(len(now), NOTHING))
@@ -189,11 +203,15 @@ class PlanningAgent:
         shown = shown[:, (shown != NOTHING).any(0)]
         return Remembered(memory, np.concatenate([shown, now], axis=1), known)
 
+    def _rows(self, features: np.ndarray) -> np.ndarray:
+        """Which images have features (B, F); -1 where none has, as in empty places of slates."""
+        return np.array([self._row_of.get(row.tobytes(), NOTHING) for row in features])
+
     def _recognised(self, on_show: np.ndarray, caption: np.ndarray) -> np.ndarray:
         """Whether the users say (B, L) what they would say of the image on show beside itself."""
         ahead = self._players.ahead
         alike = np.zeros(len(on_show), dtype=bool)
-        for _ in range(LISTENINGS):
+        for _ in range(LISTENINGS if self.plays_on else 0):
             said = ahead.user.describe(on_show, on_show, self._rng)
             alike |= (ahead.vocabulary.encode(said, CAPTION_LENGTH) == caption).all(1)
         return alike
@@ -227,6 +245,25 @@ class PlanningAgent:
         expected = np.einsum("bm,bmk->bk", chance, score.reshape(dialogs, images.shape[1], -1))
         chosen: np.ndarray = candidates[np.arange(dialogs), expected.argmin(1)]
         return chosen
+
+
+class OwnScores(ScoreIndex):
+    """Scores that the agent gives itself; before its first answer, those of its embeddings.
+
+    Args:
+        index: of the embeddings.
+        embedded: these (N, D), as they are searched.
+    """
+
+    def __init__(self, index: Index, embedded: np.ndarray):
+        super().__init__(index.size)
+        self._index = index
+        self._embedded = embedded
+
+    def query_of(self, image: np.ndarray) -> np.ndarray:
+        """How similar all images are to the images (B,) themselves: (B, N)."""
+        own: np.ndarray = self._index.query_of(image) @ self._embedded.T
+        return own
 
 
 def imagined_state(

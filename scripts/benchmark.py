@@ -159,12 +159,21 @@ def compare_agents(args: Args) -> str:
 
 
 def imagined_user(args: Args) -> User | None:
-    """Whom agents that plan imagine, if not the one they talk to."""
+    """Whom agents that plan imagine, if not the one they talk to.
+
+    Raises:
+        ValueError: the environment brings a user of its own.
+    """
     from dataclasses import replace
 
     if args.plan_user is None:
         return None
     changed = replace(args, user=args.plan_user, noise=0.0)
+    if (own := dialog_options(changed)["user"]) != args.plan_user:
+        raise ValueError(
+            f"--plan-user {args.plan_user} does not go with {environment_of(args)}, which brings "
+            f"the {own} user; leave it out, or choose the user by flag in another environment"
+        )
     return dialog_of(changed, args.split, args.turns).user
 
 
@@ -258,7 +267,7 @@ def told_of_plans(args: Args) -> dict[str, Any]:
     """How agents that plan do so, if there are any."""
     if not any("plan:" in agent for agent in args.agents):
         return {}
-    whom = args.plan_user or args.user
+    whom = args.plan_user or dialog_options(args)["user"]
     return {"plan": [args.plan_top_k, args.plan_believed, args.plan_depth, whom]}
 
 

@@ -39,7 +39,8 @@ STRANGERS = {
         "names the most striking difference, imagined as the neural user", "--user striking"
     ),
 }
-"""Played with the agents of the setting `plain`."""
+"""Played with the agents of the setting `plain`. They say otherwise than the imagined user that an
+image is the one, so that a find may not be noticed: read `found`, not the ranks after it."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Args:
     pairs: int = 400
     """Dialogs that each agent plays on images never seen in training."""
     parallel: int = 1
-    """Cells at a time, one thread each."""
+    """Cells played at a time, one thread each; agents are trained before, one after another."""
     table: bool = False
     """Only print what is there."""
     quick: bool = False
@@ -100,8 +101,11 @@ def reproduce(args: Args) -> str:
         args = as_quick(args, trained)
     wanted = list(cells(args))
     if not args.table:
+        missing = [cell for cell in wanted if not (folder(cell, args) / "benchmark.json").is_file()]
+        for cell in dict.fromkeys(map(lived, missing)):  # in turn: cells share their agents
+            results_dialogs.fill(cell, trained)
         with ThreadPoolExecutor(args.parallel) as pool:
-            for done in [pool.submit(play, cell, args, trained) for cell in wanted]:
+            for done in [pool.submit(play, cell, args, trained) for cell in missing]:
                 done.result()
     return table(wanted, args)
 
@@ -129,24 +133,24 @@ def cells(args: Args) -> Iterator[Cell]:
                 yield Cell(gallery, setting, seed)
 
 
+def lived(cell: Cell) -> Cell:
+    """The cell whose agents play: of strangers, the one of the plain setting."""
+    return Cell(cell.gallery, "plain", cell.seed) if cell.setting in STRANGERS else cell
+
+
 def play(cell: Cell, args: Args, trained: results_dialogs.Args) -> None:
-    """Play a cell, unless its figures are there; its agents are trained first if need be."""
-    out = folder(cell, args)
-    if (out / "benchmark.json").is_file():
-        return
-    stranger = STRANGERS.get(cell.setting)
-    lived = cell if stranger is None else Cell(cell.gallery, "plain", cell.seed)
-    results_dialogs.fill(lived, trained)
-    models = lived.folder(args.out)
+    """Play a cell with agents that are there."""
+    models, stranger = lived(cell).folder(args.out), STRANGERS.get(cell.setting)
     thinker = models / THINKERS[args.thinker]
     continued = models / "continued/sl-0.pt"
     agents = f"continued={continued} once=once:{continued} awake=once:{thinker} "
     agents += f"plan=plan:{thinker} oracle"
-    setting = SETTINGS[lived.setting]
+    setting = SETTINGS[lived(cell).setting]
     flags = setting.flags if stranger is None else f"{stranger.flags} --plan-user neural"
     call(
         f"benchmark --agents {agents} {flags} {results_dialogs.world(cell, trained)} "
-        f"--turns {setting.turns} --pairs {args.pairs} --seed {PLAYED} --bootstrap 200 --out {out}"
+        f"--turns {setting.turns} --pairs {args.pairs} --seed {PLAYED} --bootstrap 200 "
+        f"--out {folder(cell, args)}"
     )
 
 

@@ -63,7 +63,7 @@ def agent(dialog: Dialog) -> DialogTracker:
 
 
 def planner(agent: DialogTracker, dialog: Dialog, k: int = K, m: int = M, **more: Any) -> Any:
-    return PlanningAgent(agent, dialog, Plan(k, m, **more), np.random.default_rng(1))
+    return PlanningAgent(agent, dialog, Plan(k, m, **more), np.random.default_rng(1), True)
 
 
 @torch.no_grad()
@@ -178,6 +178,40 @@ def test_a_wrong_recognition_is_taken_back(agent: DialogTracker, dialog: Dialog)
     assert begun[0].argmax() != 5  # that was in another dialog
 
 
+def test_where_a_find_ends_the_dialog_nothing_is_recognised(
+    agent: DialogTracker, dialog: Dialog
+) -> None:
+    """So no user is misunderstood who says of another image what they would say of this one."""
+    ended = PlanningAgent(agent, dialog, Plan(1), np.random.default_rng(1))
+    same = dialog.user.describe(np.array([5]), np.array([5]), Half())
+    seen = {"reference": dialog.gallery.features[[5]], "turn": np.array([[1]]),
+            "caption": dialog.vocabulary.encode(same, CAPTION_LENGTH)}  # fmt: skip
+    scores, _ = ended.predict(seen)
+    assert scores[0].argmax() != 5
+
+
+def test_slates_do_not_repeat_in_a_small_gallery(agent: DialogTracker, tiny_root: Path) -> None:
+    """Of 32 images 24 are looked at for a slate, and 13 were shown before the last."""
+    few = make_dialog(root=tiny_root, encoder="scene", split="test", max_turns=TURNS, slate=3)
+    target, reference = evaluation_pairs(len(few.gallery), 200, 3)
+    played = run_dialogs(few, planner(agent, few, K), target, reference)
+    assert len(few.gallery) == 32 and not repeated(played.slates, target).any()
+
+
+def repeated(slates: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Whether a dialog showed an image twice before it showed its target."""
+    twice = np.zeros(len(slates), dtype=bool)
+    for row, turns in enumerate(slates):
+        seen: set[int] = set()
+        for slate in turns:
+            images = {int(image) for image in slate if image >= 0}
+            twice[row] |= bool(images & seen)
+            seen |= images
+            if target[row] in images:
+                break
+    return twice
+
+
 def test_who_says_it_in_many_ways_is_understood(
     agent: DialogTracker, dialog: Dialog, tiny_root: Path
 ) -> None:
@@ -213,22 +247,33 @@ def test_a_deeper_look_is_another_one(agent: DialogTracker, dialog: Dialog) -> N
         run_dialogs(dialog, planner(agent, dialog, depth=depth), target, reference).shown
         for depth in (1, 2)
     )
-    assert (near[:, TURNS - 2 + 1] != deep[:, TURNS - 2 + 1]).any() or (near != deep).any()
-    assert (near[:, 0] == deep[:, 0]).all()
+    assert (near != deep).any()
 
 
-@pytest.mark.parametrize("slate", [1, 3])
+def test_before_the_first_answer_ranks_are_the_trackers(
+    agent: DialogTracker, dialog: Dialog
+) -> None:
+    target, reference = evaluation_pairs(len(dialog.gallery), PAIRS, 3)
+    own, planned = (
+        run_dialogs(dialog, who, target, reference).ranks[:, 0]
+        for who in (agent, planner(agent, dialog, 1))
+    )
+    np.testing.assert_allclose(planned, own, atol=1)  # but for how near ties are rounded
+    assert np.mean(planned == own) > 0.9
+
+
+@pytest.mark.parametrize(("slate", "k"), [(1, 1), (1, K), (3, 1)])
 def test_new_dialogs_in_a_batch_begin_anew(
-    slate: int, agent: DialogTracker, dialog: Dialog
+    slate: int, k: int, agent: DialogTracker, dialog: Dialog
 ) -> None:
     """Through the vector environment: each dialog goes as it would on its own."""
     rules = dialog.with_(slate=slate, index=agent.index(dialog.gallery.features))
-    first, second = planner(agent, rules, 1), planner(agent, rules, 1)
+    first, second = planner(agent, rules, k), planner(agent, rules, k)
     env = DialogRetrievalVectorEnv(
         rules.with_(index=first.index), num_envs=6, action="query", observe_slate=True
     )
     seen, _ = env.reset(seed=2)
-    state, begins, fresh = None, np.ones(6, dtype=bool), 0
+    state, begins, fresh, seen_by_it = None, np.ones(6, dtype=bool), 0, 0
     alone: list[Any] = [None] * 6
     for _ in range(12):
         action, state = first.predict(seen, state, begins)
@@ -237,10 +282,11 @@ def test_new_dialogs_in_a_batch_begin_anew(
             before = None if begins[row] else alone[row]
             own, alone[row] = second.predict(one, before, begins[[row]])
             np.testing.assert_allclose(own[0], action[row], rtol=1e-4, atol=1e-5)
+            seen_by_it += int(begins[row])
         fresh += int(begins.sum())
         seen, _, terminated, truncated, _ = env.step(action)
         begins = terminated | truncated
-    assert fresh > 12 and state.shown.shape[1] <= slate * (TURNS + 1)
+    assert fresh == seen_by_it > 12 and state.shown.shape[1] <= slate * (TURNS + 1)
 
 
 def test_slips_are_not_imagined_and_strangers_may_be(
@@ -266,6 +312,13 @@ def test_what_cannot_be_planned_is_refused(
     size = len(dialog.gallery)
     with pytest.raises(ValueError, match=f"more than {TURNS + size} images, got {size}"):
         planner(agent, dialog, size)
+    strange = {
+        "reference": np.zeros((1, agent.feature_dim), np.float32),
+        "caption": np.zeros((1, CAPTION_LENGTH), np.int64),
+        "turn": np.zeros((1, 1)),
+    }
+    with pytest.raises(ValueError, match="none of the gallery"):
+        planner(agent, dialog).predict(strange)
     other = TrackerAgent(dialog.vocabulary, 7, 24)
     with pytest.raises(ValueError, match="features of size 7"):
         planner(other, dialog)
@@ -280,7 +333,7 @@ def test_they_are_loaded_by_name(agent: DialogTracker, dialog: Dialog, tmp_path:
     assert named(f"plan:{path}") == ("plan-sl-3", f"plan:{path}")
     assert named(f"mine=once:{path}") == ("mine", f"once:{path}")
     loaded: Any = load_agent(f"plan:{path}", dialog, plan=Plan(K, M))
-    assert loaded.plan == Plan(K, M)
+    assert loaded.plan == Plan(K, M) and loaded.plays_on
     once: Any = load_agent(f"once:{path}", dialog, plan=Plan(K, M))
     assert once.plan == Plan(1, M)
     imagined = AttributeUser(dialog.gallery)

@@ -112,12 +112,18 @@ def test_the_benchmark_of_agents_that_plan(world: list[object], tmp_path: Path) 
     assert own["repeat_share"]["sl-0"] > 0
     assert own["repeat_share"]["once-sl-0"] == own["repeat_share"]["plan-sl-0"] == 0
     assert own["protocol"]["plan"] == [3, 5, 1, "attribute"]
-    other = benchmark(tmp_path / "other", *world, *agents, "--plan-user", "striking")
-    assert other["protocol"]["plan"] == [4, 12, 1, "striking"]
+    sizes = ["--plan-top-k", 3, "--plan-believed", 5]
+    other = benchmark(tmp_path / "other", *world, *agents, *sizes, "--plan-user", "striking")
+    assert other["protocol"]["plan"] == [3, 5, 1, "striking"]
     assert other["agents"]["sl-0"] == own["agents"]["sl-0"]
     assert other["agents"]["plan-sl-0"] != own["agents"]["plan-sl-0"]
     assert "plan" not in benchmark(tmp_path / "none", *world, *agents[:2])["protocol"]
     rules = ["--slate", 3, "--slate-by", "greedy", "mmr"]  # whose slates are not left to a rule
+    at_hand = ["--env", "dialog/CSS-Striking-v0"]
+    told = refused("benchmark", *world, *agents, *at_hand, "--plan-user", "attribute")
+    assert "--plan-user attribute does not go with dialog/CSS-Striking-v0" in told
+    theirs = benchmark(tmp_path / "striking", *world, *agents, *at_hand)
+    assert theirs["protocol"]["plan"] == [4, 12, 1, "striking"]
     four = benchmark(tmp_path / "four", *world, *agents, *rules)
     assert list(four["agents"]) == ["sl-0-greedy", "sl-0-mmr", "once-sl-0", "plan-sl-0"]
 
