@@ -1,5 +1,6 @@
 """Looking ahead over believed targets, against loops over one dialog at a time."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,9 @@ def test_slates_do_not_repeat_in_a_small_gallery(agent: DialogTracker, tiny_root
     """Of 32 images 24 are looked at for a slate, and 13 were shown before the last."""
     few = make_dialog(root=tiny_root, encoder="scene", split="test", max_turns=TURNS, slate=3)
     target, reference = evaluation_pairs(len(few.gallery), 200, 3)
-    played = run_dialogs(few, planner(agent, few, K), target, reference)
+    undecided = copy.deepcopy(agent)  # so that any image may be drawn
+    undecided.scale.data.fill_(-3.0)
+    played = run_dialogs(few, planner(undecided, few, K), target, reference)
     assert len(few.gallery) == 32 and not repeated(played.slates, target).any()
 
 
