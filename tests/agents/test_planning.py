@@ -192,8 +192,8 @@ def test_where_a_find_ends_the_dialog_nothing_is_recognised(
 
 
 def test_slates_do_not_repeat_in_a_small_gallery(agent: DialogTracker, tiny_root: Path) -> None:
-    """Of 32 images 24 are looked at for a slate, and 13 were shown before the last."""
-    few = make_dialog(root=tiny_root, encoder="scene", split="test", max_turns=TURNS, slate=3)
+    """All 32 images are looked at for a slate, and 13 were shown before the last but one."""
+    few = make_dialog(root=tiny_root, encoder="scene", split="test", max_turns=TURNS, slate=4)
     target, reference = evaluation_pairs(len(few.gallery), 200, 3)
     undecided = copy.deepcopy(agent)  # so that any image may be drawn
     undecided.scale.data.fill_(-3.0)
