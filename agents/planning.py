@@ -73,8 +73,8 @@ class PlanningAgent:
     "On-line Policy Improvement using Monte-Carlo Search", NIPS 1996, with the hidden target
     imagined from a belief as in Silver & Veness, "Monte-Carlo Planning in Large POMDPs", NIPS
     2010; here the M likeliest with their weights in place of samples. It never sees the target.
-    It does ask an imagined user, K x M captions a turn, who need not be the one it talks to, but has
-    to talk as they do: with a stranger nothing is gained (RESULTS.md).
+    It does ask an imagined user, K x M captions a turn, who need not be the one it talks to, but
+    has to talk as they do: with a stranger nothing is gained (RESULTS.md).
 
     Environments end a dialog that has found its target; benchmarks play on. For these the agent
     listens, with 8 captions more a turn, whether the user says what the imagined one would say of
