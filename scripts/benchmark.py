@@ -265,7 +265,9 @@ def protocol(args: Args, dialog: Dialog, target: np.ndarray) -> dict[str, Any]:
 
 def told_of_plans(args: Args) -> dict[str, Any]:
     """How agents that plan do so, if there are any."""
-    if not any("plan:" in agent for agent in args.agents):
+    from agents.loading import named, thinking
+
+    if not any(thinking(named(agent)[1])[0] == "plan" for agent in args.agents):
         return {}
     whom = args.plan_user or dialog_options(args)["user"]
     return {"plan": [args.plan_top_k, args.plan_believed, args.plan_depth, whom]}

@@ -17,7 +17,16 @@ import tyro
 from scripts import results_dialogs
 from scripts.common import run
 from scripts.results_css import call
-from scripts.results_dialogs import GALLERIES, METRICS, PLAYED, SETTINGS, Cell, cell_text, pooled
+from scripts.results_dialogs import (
+    GALLERIES,
+    METRICS,
+    PLAYED,
+    SETTINGS,
+    Cell,
+    Setting,
+    cell_text,
+    pooled,
+)
 
 THINKERS = {"rl": "rl/rl-0.pt", "continued": "continued/sl-0.pt", "decodes": "decodes/sl-0.pt"}
 AGAINST = ("continued", "once", "awake")
@@ -25,21 +34,15 @@ AGAINST = ("continued", "once", "awake")
 itself when it shows nothing twice: the last tells what the looking ahead is worth."""
 
 
-@dataclass(frozen=True)
-class Strangers:
-    """Users whom the agents that plan do not know: they imagine the neural one."""
-
-    what: str
-    flags: str
-
-
 STRANGERS = {
-    "attribute": Strangers("speaks the truth, imagined as the neural user", "--user attribute"),
-    "striking-stranger": Strangers(
+    "attribute": Setting("speaks the truth, imagined as the neural user", "--user attribute"),
+    "striking-stranger": Setting(
         "names the most striking difference, imagined as the neural user", "--user striking"
     ),
 }
-"""Played with the agents of the setting `plain`. They say otherwise than the imagined user that an
+"""Users whom the agents that plan do not know: they imagine the neural one.
+
+Played with the agents of the setting `plain`. They say otherwise than the imagined user that an
 image is the one, so that a find may not be noticed: read `found`, not the ranks after it."""
 
 
@@ -176,7 +179,7 @@ def table(wanted: Sequence[Cell], args: Args) -> str:
             if (cell.gallery, cell.setting) == (gallery, setting)
         ]
         parts = [[path] for path in paths if path.is_file()]
-        what = SETTINGS[setting].what if setting in SETTINGS else STRANGERS[setting].what
+        what = {**SETTINGS, **STRANGERS}[setting].what
         for against in AGAINST if parts else ():
             found = pooled(parts, against, "plan")
             kept[f"{gallery} {setting} {against}"] = found

@@ -117,7 +117,8 @@ def test_the_benchmark_of_agents_that_plan(world: list[object], tmp_path: Path) 
     assert other["protocol"]["plan"] == [3, 5, 1, "striking"]
     assert other["agents"]["sl-0"] == own["agents"]["sl-0"]
     assert other["agents"]["plan-sl-0"] != own["agents"]["plan-sl-0"]
-    assert "plan" not in benchmark(tmp_path / "none", *world, *agents[:2])["protocol"]
+    unplanned = ["--agents", model, "noplan:=oracle"]  # a name that only looks like it
+    assert "plan" not in benchmark(tmp_path / "none", *world, *unplanned)["protocol"]
     rules = ["--slate", 3, "--slate-by", "greedy", "mmr"]  # whose slates are not left to a rule
     at_hand = ["--env", "dialog/CSS-Striking-v0"]
     told = refused("benchmark", *world, *agents, *at_hand, "--plan-user", "attribute")
