@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from agents.base import Agent
+from agents.belief import Weighing
 from agents.baselines import ImageOnlyAgent, OracleAgent, RandomAgent
 from agents.checkpoints import load_checkpoint
 from agents.planning import Plan, PlanningAgent
@@ -21,7 +22,7 @@ from user_simulator import User
 from user_simulator.judging import judge_of
 
 BUILT_IN = ("random", "image-only", "oracle")
-THINKING = ("plan", "once")
+THINKING = ("plan", "once", "bayes", "plan-bayes")
 """What may stand before a checkpoint, as in `plan:models/sl-12.pt`: see `agents.planning`."""
 
 
@@ -54,6 +55,7 @@ def load_agent(
     device: torch.device = CPU,
     plan: Plan = Plan(),  # noqa: B008  it is frozen
     imagined: User | None = None,
+    weighing: Weighing = Weighing(),  # noqa: B008  likewise
 ) -> Agent:
     """The agent that a specification stands for.
 
@@ -96,10 +98,11 @@ def load_agent(
         agent = settle(agent, device)
         if not how:
             return agent
-        if how == "once":
+        if how in ("once", "bayes"):
             plan = replace(plan, top_k=1)
         imagining = dialog.with_(user=imagined or dialog.user)
-        return PlanningAgent(agent, imagining, plan, rng, plays_on=True)
+        heard = weighing if how.endswith("bayes") else None
+        return PlanningAgent(agent, imagining, plan, rng, plays_on=True, weighing=heard)
     if path.suffix == ".zip":
         return _of_sb3(path, dialog)
     if ":" in specification:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.belief import Belief, Heard, Weighing
 from agents.look_ahead import Improvement, Players, look_ahead, propose
 from agents.supervised import live_index
 from agents.tracker import DialogTracker
@@ -18,6 +19,7 @@ from envs.state import NOTHING
 from retrieval.devices import to_host
 from retrieval.index import Index, ScoreIndex, top_k
 from user_simulator import NoisyUser, User
+from user_simulator.base import UserModel
 
 DIALOGS = 32  # planned together
 LISTENINGS = 8  # how often the user is imagined beside the target itself
@@ -55,6 +57,7 @@ class Remembered(NamedTuple):
     memory: Tensor | None  # the tracker's own
     shown: np.ndarray  # (B, S) images that were on show, -1 where there are fewer
     known: np.ndarray  # (B,) the image that was recognised as the target, -1 where none was
+    heard: Heard | None = None  # where a belief weighs the words
 
 
 class PlanningAgent:
@@ -106,6 +109,7 @@ class PlanningAgent:
         plan: Plan,
         rng: np.random.Generator,
         plays_on: bool = False,
+        weighing: Weighing | None = None,
     ):
         tracker.index(dialog.gallery.features[:2])  # refuses features of another size
         needed = dialog.slate * dialog.max_turns + plan.top_k
@@ -134,6 +138,14 @@ class PlanningAgent:
             offer="slates" if dialog.slate > 1 else "images",
         )  # fmt: skip
         self._rng = rng
+        self._belief = None
+        if weighing is not None:
+            if not isinstance(imagined.user, UserModel):
+                raise ValueError(
+                    "weighing what was heard needs a user whose words have a likelihood, such as "
+                    f"the neural one, got {type(imagined.user).__name__}"
+                )
+            self._belief = Belief(imagined.user, len(dialog.gallery), weighing, rng)
 
     def predict(
         self,
@@ -150,7 +162,7 @@ class PlanningAgent:
         on_show = self._rows(observation["reference"])
         if (on_show == NOTHING).any():
             raise ValueError("an image on show is none of the gallery that was planned for")
-        memory, shown, known = self._recall(observation, on_show, state, episode_start)
+        memory, shown, known, heard = self._recall(observation, on_show, state, episode_start)
         with torch.inference_mode():
             query, memory = self.tracker.respond(
                 self.tracker.embed(self.tracker.here(observation["reference"])),
@@ -160,9 +172,20 @@ class PlanningAgent:
             asked = self.tracker.asked(query)
             scores = to_host(asked @ self._embedded.T)  # (B, N)
             sharpness = self.tracker.scale.exp().item()
-        recognised = self._recognised(on_show, observation["caption"])
-        known = np.where(recognised, on_show, np.where(known == on_show, NOTHING, known))
-        believed = np.where(listed(shown, self.index.size), -np.inf, sharpness * scores)
+        seen = listed(shown, self.index.size)  # (B, N)
+        believed = sharpness * scores.astype(np.float64)
+        if self._belief is None:
+            recognised = self._recognised(on_show, observation["caption"])
+            known = np.where(recognised, on_show, np.where(known == on_show, NOTHING, known))
+        else:
+            vocabulary = self._players.ahead.vocabulary
+            said = [vocabulary.decode(row) for row in observation["caption"].tolist()]
+            heard = self._belief.hear(heard, on_show, said)
+            possible = believed if self.plays_on else np.where(seen, -np.inf, believed)
+            believed, heard = self._belief.weigh(possible, heard, seen & self.plays_on)
+            known = likelier_than_all(believed, seen)
+            scores = finite(believed, scores)
+        believed = np.where(seen, -np.inf, believed)
         front = top_k(believed, self._players.ahead.slate)  # (B, k) what is shown
         front[:, 0] = np.where(known == NOTHING, front[:, 0], known)
         turn = observation["turn"][:, 0]
@@ -178,7 +201,7 @@ class PlanningAgent:
                 )  # fmt: skip
         first = scores.max(1, keepdims=True) + np.arange(front.shape[1], 0, -1)
         np.put_along_axis(scores, front, first.astype(np.float32), axis=1)
-        return scores, Remembered(memory, shown, known)
+        return scores, Remembered(memory, shown, known, heard)
 
     def _recall(
         self,
@@ -195,14 +218,15 @@ class PlanningAgent:
             now[:, 0] = np.where(now[:, 0] == NOTHING, on_show, now[:, 0])
         if state is None:
             return Remembered(None, now, np.full(len(now), NOTHING))
-        memory, shown, known = state
+        memory, shown, known, heard = state
         if episode_start is not None:
             begins = np.asarray(episode_start, dtype=bool)
             known = np.where(begins, NOTHING, known)
             shown = np.where(begins[:, None], NOTHING, shown)
             memory = None if memory is None else memory * self.tracker.here(~begins)[:, None]
+            heard = None if heard is None else heard.forget(begins)
         shown = shown[:, (shown != NOTHING).any(0)]
-        return Remembered(memory, np.concatenate([shown, now], axis=1), known)
+        return Remembered(memory, np.concatenate([shown, now], axis=1), known, heard)
 
     def _rows(self, features: np.ndarray) -> np.ndarray:
         """Which images have features (B, F); -1 where none has, as in empty places of slates."""
@@ -265,6 +289,26 @@ class OwnScores(ScoreIndex):
         """How similar all images are to the images (B,) themselves: (B, N)."""
         own: np.ndarray = self._index.query_of(image) @ self._embedded.T
         return own
+
+
+def likelier_than_all(logits: np.ndarray, seen: np.ndarray) -> np.ndarray:
+    """The image (B,) of those seen that is likelier meant than all others together, else -1.
+
+    Args:
+        logits: the belief (B, N).
+        seen: which images were on show (B, N).
+    """
+    best = logits.argmax(1)
+    chance = 1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1)  # the best one's
+    told: np.ndarray = np.where(seen[np.arange(len(best)), best] & (chance > 0.5), best, NOTHING)
+    return told
+
+
+def finite(logits: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Logits (B, N) as float32 scores; what they rule out comes last, by other scores (B, N)."""
+    ruled_out = ~np.isfinite(logits)
+    least = np.where(ruled_out, np.inf, logits).min(1, keepdims=True)
+    return np.where(ruled_out, least - 1 + scores - scores.max(), logits).astype(np.float32)
 
 
 def imagined_state(

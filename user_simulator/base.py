@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -30,6 +30,23 @@ class User(Protocol):
 
         Returns:
             B captions.
+        """
+        ...
+
+
+@runtime_checkable
+class UserModel(User, Protocol):
+    """A user of whom it can be told how likely they are to say something."""
+
+    def log_likelihood(
+        self, reference: np.ndarray, target: np.ndarray, captions: Sequence[str]
+    ) -> np.ndarray:
+        """ln of the probability (B,) that these words are said of these pairs.
+
+        Args:
+            reference: images on show (B,).
+            target: images that might be in mind (B,).
+            captions: what was said, B of them. Words that the user never says are passed over.
         """
         ...
 

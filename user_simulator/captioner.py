@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from retrieval.devices import CPU, put, settle
+from retrieval.devices import CPU, put, settle, to_host
 from retrieval.files import atomic_write
 from retrieval.gallery import Gallery
 from retrieval.text import PADDING, Vocabulary
 from user_simulator.base import Draws
 from user_simulator.decoding import MAX_WORDS, Decoder
+
+WEIGHED = 256  # sentences weighed at once: their places stay in the cache
 
 
 class ImageTables(NamedTuple):
@@ -267,6 +270,19 @@ class NeuralUser:
         ids = self._decode(pairs[0], pairs[1])
         captions = [self.captioner.vocabulary.decode(row) for row in ids.tolist()]
         return [captions[row] for row in back.reshape(-1)]
+
+    def log_likelihood(
+        self, reference: np.ndarray, target: np.ndarray, captions: Sequence[str]
+    ) -> np.ndarray:
+        """See `UserModel`; by the captioner's own distribution, whatever the temperature."""
+        ids = self.captioner.vocabulary.encode(captions, MAX_WORDS)  # (B, 16)
+        told = np.empty(len(ids), np.float32)
+        order = np.argsort((ids != PADDING).sum(1), kind="stable")  # so that few places are padded
+        for start in range(0, len(ids), WEIGHED):
+            rows = order[start : start + WEIGHED]
+            given = (put(one[rows], self.device) for one in (reference, target, ids))
+            told[rows] = to_host(self._decoder.log_likelihood(self._tables, *given))
+        return told
 
     def speak(self, reference: Tensor, target: Tensor, draws: Tensor | None = None) -> Tensor:
         """Word ids (B, 16) of images (B,), all on the user's device; see `Decoder.decode`."""

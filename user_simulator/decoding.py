@@ -1,4 +1,5 @@
-"""Speaking with the relative captioner, quickly: what does not change is worked out once."""
+"""Speaking with the relative captioner, and telling how likely words are, quickly: what does not
+change is worked out once."""
 
 from __future__ import annotations
 
@@ -41,19 +42,21 @@ class _Looking:
         self.value_bias = look.value.bias
 
     def __call__(self, state: Tensor, places: Tensor) -> Tensor:
-        """States (B, H) after the look at places (B, G, H)."""
+        """States (B, L, H), at L words of a sentence, after the look at places (B, G, H)."""
+        words = state.shape[1]
         asked = F.linear(self.norms[0](state), self.ask, self.ask_bias)
-        asked = asked.unflatten(-1, (self.heads, -1))  # (B, heads, H)
-        weights = torch.bmm(asked, places.transpose(1, 2)).softmax(-1)  # (B, heads, G)
-        seen = torch.bmm(weights, places).transpose(0, 1)  # (heads, B, H)
-        values = torch.bmm(seen, self.value).transpose(0, 1)  # (B, heads, H / heads)
-        state = state + values.flatten(1) + self.value_bias
+        asked = asked.unflatten(-1, (self.heads, -1)).flatten(1, 2)  # (B, L heads, H)
+        weights = torch.bmm(asked, places.transpose(1, 2)).softmax(-1)  # (B, L heads, G)
+        seen = torch.bmm(weights, places).view(-1, self.heads, places.shape[2])
+        values = torch.bmm(seen.transpose(0, 1), self.value).transpose(0, 1)
+        values = values.reshape(-1, words, self.value_bias.shape[0])  # (B, L, H)
+        state = state + values + self.value_bias
         result: Tensor = state + self.think(self.norms[1](state))
         return result
 
 
 class Decoder:
-    """Says what a captioner says, word by word, for B pairs at once.
+    """Says what a captioner says, word by word, for B pairs at once, or how likely words are.
 
     The scores of words are those of `RelativeCaptioner.forward` within rounding. What the words
     put into the LSTM is a table; keys and values are never projected (`_Looking`); finished rows
@@ -95,7 +98,7 @@ class Decoder:
         done = torch.zeros_like(target, dtype=torch.bool)  # and which of them have finished
         for position in range(MAX_WORDS):
             hidden, cell = self._remember(word, hidden, cell)
-            scores = self._scores(hidden, places)  # (B, V)
+            scores = self._scores(hidden[:, None], places)[:, 0]  # (B, V)
             if draws is None:
                 word = scores.argmax(-1)
             else:
@@ -113,6 +116,38 @@ class Decoder:
                 hidden, cell, done = hidden[going], cell[going], done[going]
         return said
 
+    @torch.inference_mode()
+    def log_likelihood(
+        self, tables: ImageTables, reference: Tensor, target: Tensor, said: Tensor
+    ) -> Tensor:
+        """How likely the captioner is to say given words: ln of their probability (B,).
+
+        Sentences that fill all places are cut there, as those that are spoken are; the others
+        count their end. A word that cannot be said (id 1) is passed over, and counts nothing.
+
+        Args:
+            tables: of the gallery.
+            reference: images on show (B,).
+            target: images meant (B,).
+            said: word ids (B, 16), padded with 0.
+        """
+        length = (said != PADDING).sum(1)  # (B,)
+        longest = min(int(length.max()) + 1, MAX_WORDS) if len(said) else 0
+        ended = F.pad(said, (0, 1)).scatter(1, length[:, None], END)[:, :longest]  # (B, L)
+        places, (hidden, cell) = self.captioner.begin_pairs(tables, reference, target)
+        word = torch.full_like(target, PADDING)
+        states = []
+        for position in range(longest):
+            hidden, cell = self._remember(word, hidden, cell)
+            states.append(hidden)
+            word = said[:, position]
+        if not states:
+            return said.new_zeros(len(said), dtype=hidden.dtype)
+        scores = self._scores(torch.stack(states, dim=1), places)  # (B, L, V)
+        own = scores.gather(2, ended[:, :, None])[:, :, 0] - scores.logsumexp(2)  # (B, L)
+        counts = (ended != PADDING) & (ended != UNKNOWN)
+        return own.masked_fill(~counts, 0).sum(1)
+
     def _remember(self, word: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """The LSTM's state (B, H) and cell (B, H) after words (B,)."""
         gates = torch.addmm(self.words[word], hidden, self.recur)  # (B, 4H)
@@ -121,11 +156,11 @@ class Decoder:
         return torch.sigmoid(tell) * torch.tanh(cell), cell
 
     def _scores(self, state: Tensor, places: Tensor) -> Tensor:
-        """Scores (B, V) of the next word; what cannot be said has none."""
+        """Scores (B, L, V) of the words after states (B, L, H); what cannot be said has none."""
         for look in self.looks:
             state = look(state, places)
         scores: Tensor = self.captioner.speak(state)
-        scores[:, PADDING] = scores[:, UNKNOWN] = -torch.inf
+        scores[..., PADDING] = scores[..., UNKNOWN] = -torch.inf
         return scores
 
 

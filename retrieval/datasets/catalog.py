@@ -289,8 +289,8 @@ def default_encoder() -> str:
 
 
 def workspace(root: Path | str) -> Path:
-    """The folder in the cache for what is made of a catalogue."""
-    root = Path(root).expanduser().absolute()
+    """The folder in the cache for what is made of a catalogue, however its folder is spelt."""
+    root = Path(root).expanduser().resolve()
     place = hashlib.sha256(str(root).encode()).hexdigest()[:8]
     return cache_folder() / "catalogs" / f"{root.name}-{place}"
 
