@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 AT_ONCE = 2**20  # numbers gathered at once, so that they stay in the cache
-FEW = 64  # vectors up to which a dense product takes less time than a sparse one
+FEW = 96  # vectors up to which a dense product takes less time than a sparse one
 
 
 def soft_triplet(
