@@ -190,7 +190,7 @@ def _pulled(both: np.ndarray, partners: np.ndarray, share: np.ndarray) -> np.nda
         pull = np.zeros((size, size), np.float32)
         pull[np.arange(size)[:, None], partners] = listed
         across = np.add.reduce(pull, axis=0)
-        pull += pull.T
+        pull = pull + pull.T
         pull.ravel()[:: size + 1] = -across
         return pull @ both
     anchor, partner, weight = np.arange(size), partners.ravel(), listed.ravel()
