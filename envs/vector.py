@@ -124,7 +124,7 @@ class DialogRetrievalVectorEnv(VectorEnv[Observation, Any, np.ndarray]):
                 final_obs[row] = {key: value[at] for key, value in last.items()}
             infos["final_obs"] = final_obs
             infos["final_info"] = self._infos(after, ended)
-            infos["_final_obs"] = infos["_final_info"] = np.isin(np.arange(self.num_envs), ended)
+            infos["_final_obs"] = infos["_final_info"] = self._mask(ended)
         infos |= self._infos(self.state, np.arange(self.num_envs))
         observation = self.mode.observe(self.dialog, self.state)
         return observation, reward, terminated, truncated, infos
@@ -154,10 +154,16 @@ class DialogRetrievalVectorEnv(VectorEnv[Observation, Any, np.ndarray]):
 
     def _infos(self, state: DialogState, rows: np.ndarray) -> dict[str, Any]:
         """Infos as Gymnasium's vector environments give them: arrays with `_key` masks."""
-        mask = np.isin(np.arange(self.num_envs), rows)
+        mask = self._mask(rows)
         infos: dict[str, Any] = {}
         for key, values in info_table(self.dialog, state, self.privileged).items():
             array = np.array(values, dtype=object if key == "caption" else None)
             array[~mask] = None if key == "caption" else 0
             infos[key], infos[f"_{key}"] = array, mask.copy()
         return infos
+
+    def _mask(self, rows: np.ndarray) -> np.ndarray:
+        """Which of the B dialogs are among the rows (B,)."""
+        mask = np.zeros(self.num_envs, dtype=bool)
+        mask[rows] = True
+        return mask

@@ -35,6 +35,8 @@ class Vocabulary:
     def __init__(self, known: Sequence[str]):
         self.words = (*_SPECIAL, *known)
         self._ids = {word: number for number, word in enumerate(self.words)}
+        # what stands between spaces and needs no second look: lower case, letters and digits
+        self._plain = {word: self._ids[word] for word in known if _WORD.fullmatch(word)}
 
     @classmethod
     def build(cls, captions: Iterable[str], min_count: int = 1) -> Vocabulary:
@@ -53,11 +55,13 @@ class Vocabulary:
 
     def encode(self, captions: Sequence[str], length: int) -> np.ndarray:
         """Token ids (B, length), padded with 0 and cut at `length` words."""
-        ids = np.zeros((len(captions), length), dtype=np.int64)  # (B, L)
-        for row, caption in enumerate(captions):
-            known = [self._ids.get(word, UNKNOWN) for word in words(caption)[:length]]
-            ids[row, : len(known)] = known
-        return ids
+        ids: list[int] = []
+        for caption in captions:
+            known: list[int | None] = list(map(self._plain.get, caption.split()))
+            if None in known:
+                known = [self._ids.get(word, UNKNOWN) for word in words(caption)]
+            ids += (known + [PADDING] * length)[:length]  # type: ignore[arg-type]
+        return np.array(ids, dtype=np.int64).reshape(len(captions), length)  # (B, L)
 
     def decode(self, ids: Iterable[int]) -> str:
         """The caption of token ids, up to the first end or padding."""

@@ -66,7 +66,10 @@ class RowDraws:
 
     def random(self, size: tuple[int, int]) -> np.ndarray:
         """Row b comes from generator b; `size` is (B, M)."""
-        return np.stack([generator.random(size[1]) for generator in self.generators])
+        draws = np.empty(size)  # (B, M)
+        for generator, row in zip(self.generators, draws, strict=True):
+            generator.random(out=row)
+        return draws
 
 
 class SharedDraws:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from retrieval.indexes.products import Products
-from retrieval.indexes.scoring import listed_scores, margin, score_table
+from retrieval.indexes.products import OPEN_SHARE, Look
+from retrieval.indexes.scoring import listed_scores, score_table
 from retrieval.indexes.selection import laid_out, top_k
-
-OPEN_SHARE = 16  # a block with more than 1/16 of its pairs left open is done in double precision
 
 
 class Block:
-    """Images W of the gallery and queries B, whose approximate scores are known as a table.
+    """Images W of the gallery and queries B, after a first look at their approximate scores.
 
     Args:
         query: (B, D) float32.
@@ -28,13 +24,12 @@ class Block:
         self._vectors = vectors
         self._first = first
         self._largest = largest
-        self._slack = margin(largest, query.shape[1])  # (B, 1), of approximate scores
         self._exact: np.ndarray | None = None  # (B, W), once it is needed
 
-    def counted(self, products: Products, table: Any, own: np.ndarray) -> np.ndarray:
+    def counted(self, look: Look, own: np.ndarray) -> np.ndarray:
         """Images above and level with scores `own` (B, 1): counts (2, B)."""
         count = len(self._query)
-        above, (rows, columns) = products.above(table, *_around(own, self._slack))
+        above, (rows, columns) = look.above, look.open
         if self._leaves_much_open(rows):
             exact = self._all()
             return np.stack([(exact > own).sum(axis=1), (exact == own).sum(axis=1)])
@@ -44,27 +39,25 @@ class Block:
         return np.stack([above, np.bincount(rows[scores == mine], minlength=count)])
 
     def joined(
-        self, products: Products, table: Any, near: tuple[np.ndarray, np.ndarray], k: int
+        self, look: Look, near: tuple[np.ndarray, np.ndarray], k: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Images that may be among the k best, with scores as far as they are known.
 
+        Where counts are wanted, they come first: they tell whether the look went to its end.
+
         Args:
-            products: made the table.
-            table: of approximate scores (B, W).
+            look: at this block.
             near: those of earlier blocks, images and scores (B, C).
             k: K.
         """
-        count, width = len(self._query), len(self._vectors)
-        least = np.full((count, 1), -np.inf, np.float32)
-        if near[0].shape[1] >= k:  # at least k in every row
-            least = -np.partition(-near[1], k - 1, axis=1)[:, k - 1 : k]
-        found, scores = np.empty((count, 0), np.int64), np.empty((count, 0), np.float32)
-        many = self._exact is not None or k * OPEN_SHARE > width
+        rows, columns, values = look.best
+        many = (
+            self._exact is not None
+            or self._leaves_much_open(rows)
+            or is_many(k, len(self._vectors))
+        )
         if not many:
-            rows, columns, values = products.best(table, k, least, 2 * self._slack)
-            many = self._leaves_much_open(rows)
-            if not many:
-                found, scores = laid_out(count, rows, columns, values)
+            found, scores = laid_out(len(self._query), rows, columns, values)
         if many:
             exact = self._all()
             found = top_k(exact, k)
@@ -84,7 +77,12 @@ class Block:
         return self._exact
 
 
-def _around(own: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def is_many(k: int, width: int) -> bool:
+    """Whether so many of a block's images W are wanted that a first look saves nothing."""
+    return k * OPEN_SHARE > width
+
+
+def around(own: np.ndarray, slack: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """float32 bounds (B, 1) that are at least `slack` below and above."""
     least, most = np.float32(-np.inf), np.float32(np.inf)
     low = np.nextafter((own - slack).astype(np.float32), least)

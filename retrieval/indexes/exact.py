@@ -9,8 +9,8 @@ import numpy as np
 
 from retrieval.errors import unknown
 from retrieval.indexes.base import Found, Ties, check_queries, rank_from_counts
-from retrieval.indexes.block import Block
-from retrieval.indexes.products import NumpyProducts, Products, TorchProducts
+from retrieval.indexes.block import Block, around, is_many
+from retrieval.indexes.products import NumpyProducts, Products, TorchProducts, Wish
 from retrieval.indexes.scoring import (
     largest_scores,
     listed_scores,
@@ -19,7 +19,7 @@ from retrieval.indexes.scoring import (
     paired_scores,
     score_table,
 )
-from retrieval.indexes.selection import keep_best, prune
+from retrieval.indexes.selection import keep_best, kth_best, prune
 
 Engine = Literal["numpy", "torch"]
 ENGINES = ("numpy", "torch")
@@ -178,15 +178,18 @@ class ExactIndex:
         """One pass over the gallery for a few hundred queries."""
         count = len(query)
         slack = margin(largest, self.dim)  # (B, 1)
+        between = None if own is None else around(own, slack)
         near = np.empty((count, 0), np.int64), np.empty((count, 0), np.float32)
         counts = np.zeros((2, count), np.int64)  # above and level
         for place in self._blocks(count):
-            table = self._products.table(query, place)
             block = Block(query, self.embeddings[place], place.start, largest)
+            looked_for = 0 if is_many(k, place.stop - place.start) else k
+            wish = Wish(between, looked_for, kth_best(near[1], k), 2 * slack)
+            look = self._products.look(query, place, wish)
             if own is not None:
-                counts += block.counted(self._products, table, own)
+                counts += block.counted(look, own)
             if k:
-                near = prune(block.joined(self._products, table, near, k), k, 2 * slack)
+                near = prune(block.joined(look, near, k), k, 2 * slack)
         images, scores = self._settled(query, near, k, largest, scored)
         return Survey(images.reshape(count, k), scores.reshape(count, k), *counts)
 

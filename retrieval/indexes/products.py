@@ -1,14 +1,14 @@
 """Who multiplies: NumPy or PyTorch, in float32 and in blocks, as a first look at the scores.
 
-Both offer the same few operations on a block's table (B, W) of approximate scores, so that the
-exact index is written once. Pairs come back as NumPy arrays, row after row.
+Both take the same look at a block's approximate scores (B, W), so that the exact index is written
+once. Pairs come back as NumPy arrays, row after row.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,24 +17,39 @@ from retrieval.indexes.selection import floor_of
 Pairs = tuple[np.ndarray, np.ndarray]  # rows (M,) and columns (M,)
 Scored = tuple[np.ndarray, np.ndarray, np.ndarray]  # and approximate scores (M,)
 CONVERTED = 2**20  # numbers turned from float16 to float32 at once, so that they stay in the cache
+OPEN_SHARE = 16  # a block with more than 1/16 of its pairs left open is done in double precision
+AT_ONCE = 2**19  # scores looked through at once, so that they stay in the cache: 2 MB
+
+
+class Wish(NamedTuple):
+    """What is asked of a block of images under B queries."""
+
+    between: tuple[np.ndarray, np.ndarray] | None  # bounds (B, 1) to count above; None: not asked
+    k: int  # how many of the best; 0: not asked
+    least: np.ndarray  # (B, 1) what the k-th best is known to reach
+    slack: np.ndarray  # (B, 1) how far below a floor the scores of the best can lie
+
+
+class Look(NamedTuple):
+    """What a first look at a block of images W finds for B queries.
+
+    It may end where more than 1 / `OPEN_SHARE` of all pairs are open, and the list of the best
+    where it is as long: then the block is done without it.
+    """
+
+    above: np.ndarray  # (B,) scores above the upper bound
+    open: Pairs  # those from the lower to the upper one
+    best: Scored  # what may be among the k best: within `slack` of a floor that k reach
+
+
+NOTHING = np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)
 
 
 class Products(Protocol):
     """Approximate scores of a block of images, and what is asked of them."""
 
-    def table(self, query: np.ndarray, images: slice) -> Any:
-        """Approximate scores (B, W) of queries (B, D) with a block of images."""
-        ...
-
-    def above(self, table: Any, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, Pairs]:
-        """How many scores lie above `high` (B,), and the pairs from `low` to `high` (B, 1)."""
-        ...
-
-    def best(self, table: Any, k: int, least: np.ndarray, slack: np.ndarray) -> Scored:
-        """What may be among the k best: within `slack` (B, 1) of a floor that k reach.
-
-        `least` (B, 1) is a floor known before.
-        """
+    def look(self, query: np.ndarray, images: slice, wish: Wish) -> Look:
+        """Multiply queries (B, D) with a block of images, and look through the scores."""
         ...
 
 
@@ -42,14 +57,42 @@ class NumpyProducts:
     """On the CPU; float16 is turned into float32 piece by piece.
 
     Tables are made in memory that a thread keeps, for fresh memory costs a tenth of the product: a
-    table is good until the thread's next one.
+    table is good until the thread's next one. It is larger than the cache, so it is looked through
+    a few rows after the other, all questions at once. (Narrower tables would do as well, but for
+    rows of less than 8,192 numbers NumPy takes two to three times as long to compare each.)
     """
 
     def __init__(self, embeddings: np.ndarray):
         self._embeddings = embeddings
 
-    def table(self, query: np.ndarray, images: slice) -> np.ndarray:
+    def look(self, query: np.ndarray, images: slice, wish: Wish) -> Look:
         """See `Products`."""
+        table = self._table(query, images)  # (B, W)
+        above, open_, best = [], [], []
+        many, undecided, listed = table.size // OPEN_SHARE, 0, 0
+        step = max(1, AT_ONCE // max(1, table.shape[1]))
+        for start in range(0, len(table), step):
+            part = slice(start, start + step)
+            if wish.between is not None and undecided <= many:
+                low, high = wish.between
+                over, (rows, columns) = _above(table[part], low[part], high[part])
+                above.append(over)
+                open_.append((rows + start, columns))
+                undecided += len(rows)
+            if wish.k and undecided <= many and listed <= many:
+                rows, columns, scores = _best(
+                    table[part], wish.k, wish.least[part], wish.slack[part]
+                )
+                best.append((rows + start, columns, scores))
+                listed += len(rows)
+        return Look(
+            np.concatenate(above) if above else np.zeros(len(query), np.int64),
+            _joined(open_, NOTHING[:2]),
+            _joined(best, NOTHING),
+        )
+
+    def _table(self, query: np.ndarray, images: slice) -> np.ndarray:
+        """Approximate scores (B, W)."""
         block = self._embeddings[images]
         table = _scratch(len(query), len(block))  # (B, W)
         if block.dtype == np.float32:
@@ -62,21 +105,28 @@ class NumpyProducts:
             np.matmul(query, piece[: len(rows)].T, out=table[:, start : start + step])
         return table
 
-    def above(
-        self, table: np.ndarray, low: np.ndarray, high: np.ndarray
-    ) -> tuple[np.ndarray, Pairs]:
-        """See `Products`."""
-        over = table > high  # (B, W)
-        count = np.array([np.count_nonzero(row) for row in over], dtype=np.int64)  # (B,)
-        return count, _pairs(np.not_equal(over, table >= low, out=over))
 
-    def best(self, table: np.ndarray, k: int, least: np.ndarray, slack: np.ndarray) -> Scored:
-        """See `Products`."""
-        floor = least
-        if k <= table.shape[1]:
-            floor = np.maximum(least, floor_of(table, k)[:, None])
-        rows, columns = _pairs(table >= (floor - slack).astype(np.float32))
-        return rows, columns, table[rows, columns]
+def _above(table: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, Pairs]:
+    """How many scores of a table (B, W) are above `high` (B,), and where those from `low` are."""
+    over = table > high  # (B, W)
+    count = np.array([np.count_nonzero(row) for row in over], dtype=np.int64)  # (B,)
+    return count, _pairs(np.not_equal(over, table >= low, out=over))
+
+
+def _best(table: np.ndarray, k: int, least: np.ndarray, slack: np.ndarray) -> Scored:
+    """Where the scores of a table (B, W) lie within `slack` of a floor that k of a row reach."""
+    floor = least
+    if k <= table.shape[1]:
+        floor = np.maximum(least, floor_of(table, k)[:, None])
+    rows, columns = _pairs(table >= (floor - slack).astype(np.float32))
+    return rows, columns, table[rows, columns]
+
+
+def _joined(parts: list[Any], nothing: Any) -> Any:
+    """Pairs of one part of a table after another, with scores or without."""
+    if len(parts) < 2:
+        return parts[0] if parts else nothing
+    return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
 
 _kept = threading.local()
@@ -136,8 +186,16 @@ class TorchProducts:
         self.device = device
         self._embeddings = _tensor(embeddings).to(device)
 
-    def table(self, query: np.ndarray, images: slice) -> Any:
-        """See `Products`; a tensor."""
+    def look(self, query: np.ndarray, images: slice, wish: Wish) -> Look:
+        """See `Products`."""
+        table = self._table(query, images)
+        above, open_ = np.zeros(len(query), np.int64), NOTHING[:2]
+        if wish.between is not None:
+            above, open_ = self._above(table, *wish.between)
+        return Look(above, open_, self._best(table, wish) if wish.k else NOTHING)
+
+    def _table(self, query: np.ndarray, images: slice) -> Any:
+        """Approximate scores (B, W), a tensor."""
         import torch
 
         asked = torch.from_numpy(query).to(self.device)
@@ -147,18 +205,18 @@ class TorchProducts:
         step = max(1, (CONVERTED if self.device == "cpu" else 2**27) // max(1, block.shape[1]))
         return torch.cat([asked @ rows.float().T for rows in block.split(step)], dim=1)
 
-    def above(self, table: Any, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, Pairs]:
-        """See `Products`."""
+    def _above(self, table: Any, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, Pairs]:
+        """As in `NumpyProducts`."""
         over = table > self._column(high)
         rows, columns = (over != (table >= self._column(low))).nonzero(as_tuple=True)
         return over.sum(dim=1).cpu().numpy(), (rows.cpu().numpy(), columns.cpu().numpy())
 
-    def best(self, table: Any, k: int, least: np.ndarray, slack: np.ndarray) -> Scored:
-        """See `Products`."""
-        floor = self._column(least)
-        if k <= table.shape[1]:
-            floor = floor.maximum(_torch_floor(table, k)[:, None])
-        rows, columns = (table >= floor - self._column(slack)).nonzero(as_tuple=True)
+    def _best(self, table: Any, wish: Wish) -> Scored:
+        """As in `NumpyProducts`."""
+        floor = self._column(wish.least)
+        if wish.k <= table.shape[1]:
+            floor = floor.maximum(_torch_floor(table, wish.k)[:, None])
+        rows, columns = (table >= floor - self._column(wish.slack)).nonzero(as_tuple=True)
         values = table[rows, columns]
         return rows.cpu().numpy(), columns.cpu().numpy(), values.cpu().numpy()
 

@@ -68,6 +68,13 @@ def keep_best(images: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarra
     return np.take_along_axis(images, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
+def kth_best(scores: np.ndarray, k: int) -> np.ndarray:
+    """The k-th largest number of each row (B, C), or -infinity where there are fewer (B, 1)."""
+    if not 0 < k <= scores.shape[1]:
+        return np.full((len(scores), 1), -np.inf, np.float32)
+    return np.asarray(-np.partition(-scores, k - 1, axis=1)[:, k - 1 : k])
+
+
 def prune(
     near: tuple[np.ndarray, np.ndarray], k: int, slack: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -78,6 +85,6 @@ def prune(
     images, scores = near
     if scores.shape[1] <= k:
         return near
-    least = -np.partition(-scores, k - 1, axis=1)[:, k - 1 : k] - slack
+    least = kth_best(scores, k) - slack
     rows, columns = np.nonzero((scores >= least) & (scores > -np.inf))
     return laid_out(len(scores), rows, images[rows, columns], scores[rows, columns])

@@ -30,7 +30,8 @@ from envs.dialog import Dialog
 from envs.factory import make_dialog
 from envs.vector import DialogRetrievalVectorEnv
 from retrieval.index import ExactIndex
-from retrieval.losses import _draw_partners, soft_triplet
+from retrieval.losses import soft_triplet
+from retrieval.soft_triplet import draw_partners
 from user_simulator.captioner import NeuralUser
 
 
@@ -130,7 +131,7 @@ def test_rows_are_ranked_by_distance():
 def test_the_loop_gives_the_soft_triplet_loss():
     torch.manual_seed(0)
     query, target = torch.randn(2, 7, 5)
-    negative = _draw_partners(7, 3, torch.Generator().manual_seed(4))[:, 1:]
+    negative = draw_partners(7, 3, torch.Generator().manual_seed(4))[:, 1:]
     triplets = [
         (anchor, (anchor + 7) % 14, int(other))
         for anchor in range(14)

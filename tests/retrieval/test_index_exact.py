@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import retrieval.indexes.exact as exact
+import retrieval.indexes.products as products
 from retrieval.index import ExactIndex
 from retrieval.indexes.scoring import paired_scores
 from retrieval.indexes.selection import floor_of, prune, top_k
@@ -46,7 +47,14 @@ def test_answers_are_those_of_a_slow_sort_in_every_block(kind, k, monkeypatch):
     target = rng.integers(N, size=B)
     wanted = [slow(embeddings, *asked, k) for asked in zip(query, target, strict=True)]
     made = [ExactIndex(embeddings), ExactIndex(embeddings, engine="torch")]
-    for width, queries in ((4096, 512), (128, 4)):  # one block, and many
+    # one block and many, looked through at once and row by row
+    for width, queries, at_once in (
+        (4096, 512, 2**20),
+        (128, 4, 2**20),
+        (4096, 512, 1),
+        (128, 4, 300),
+    ):
+        monkeypatch.setattr(products, "AT_ONCE", at_once)
         monkeypatch.setattr(ExactIndex, "_blocks", blocks_of(width))
         monkeypatch.setattr(exact, "QUERIES", queries)
         for index in made:
@@ -60,6 +68,43 @@ def test_answers_are_those_of_a_slow_sort_in_every_block(kind, k, monkeypatch):
             both = index.search_and_rank(query, target, k)
             np.testing.assert_array_equal(both[0], found.candidates)
             np.testing.assert_array_equal(both[1], found.rank)
+
+
+@pytest.mark.parametrize("at_once", [1, 2**20])
+def test_a_look_tells_what_a_loop_over_the_scores_tells(at_once, monkeypatch):
+    """But for scores as near to a bound as rounding reaches: here they are whole numbers."""
+    monkeypatch.setattr(products, "AT_ONCE", at_once)
+    rng = np.random.default_rng(4)
+    query, vectors = rng.integers(-3, 4, (5, D)), rng.integers(-3, 4, (200, D))
+    low, high = np.full((5, 1), 20.0, np.float32), np.full((5, 1), 21.0, np.float32)
+    least, slack = np.array([[0], [0], [0], [60], [0]], np.float32), np.ones((5, 1), np.float32)
+    wish = products.Wish((low, high), 3, least, slack)
+    asked = query.astype(np.float32)
+    for engine in (products.NumpyProducts, products.TorchProducts):
+        look = engine(vectors.astype(np.float32)).look(asked, slice(20, 200), wish)
+        between, best = [], []
+        for row in range(5):
+            scores = [int(query[row] @ vectors[image]) for image in range(20, 200)]
+            assert look.above[row] == sum(score > 21 for score in scores)
+            between += [(row, at) for at, score in enumerate(scores) if 20 <= score <= 21]
+            floor = max(float(least[row, 0]), sorted(scores)[-3]) - 1
+            best += [(row, at, score) for at, score in enumerate(scores) if score >= floor]
+        assert list(zip(*(part.tolist() for part in look.open), strict=True)) == between
+        assert list(zip(*(part.tolist() for part in look.best), strict=True)) == best
+        assert between and best
+
+
+def test_a_look_ends_where_all_is_open(monkeypatch):
+    """It would list all pairs of a collapsed gallery, to no purpose."""
+    monkeypatch.setattr(products, "AT_ONCE", 1)
+    vectors = gallery("collapsed")
+    query, bound = np.ones((B, D), np.float32), np.full((B, 1), 0.3 * D, np.float32)
+    wish = products.Wish((bound - 1, bound + 1), 1, bound - 9, np.ones((B, 1)))
+    look = products.NumpyProducts(vectors).look(query, slice(0, N), wish)
+    assert B * N / products.OPEN_SHARE < len(look.open[0]) < B * N
+    assert not len(look.best[0])
+    look = products.NumpyProducts(vectors).look(query, slice(0, N), wish._replace(between=None))
+    assert B * N / products.OPEN_SHARE < len(look.best[0]) < B * N
 
 
 def blocks_of(width: int):

@@ -1,15 +1,16 @@
 """The losses against loops and the anchors of the fact sheet."""
 
 import math
+from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
 import torch
 
+import retrieval.soft_triplet as of_triplets
 from retrieval.losses import (
     METRICS,
-    _draw_partners,
-    _SoftTriplet,
     batch_classification,
     in_batch_softmax,
     make_metric,
@@ -18,6 +19,7 @@ from retrieval.losses import (
     squared_distance,
     triplet_hinge,
 )
+from retrieval.soft_triplet import FEW, PlainTriplets, Triplets, draw_partners
 
 BATCH, DIM = 7, 4
 
@@ -182,14 +184,49 @@ def test_soft_triplet_draws_every_triplet_alike() -> None:
 @pytest.mark.parametrize("batch", [2, 3, 32])
 def test_number_of_soft_triplets(batch: int) -> None:
     """3 for each of 2B vectors (6B), fewer where there are not as many negatives."""
-    partners = _draw_partners(batch, 3, chance())
+    partners = draw_partners(batch, 3, chance())
     positive, negative = partners[:, 0], partners[:, 1:]
-    assert negative.numel() == (6 * batch if batch > 2 else 2 * 4)
+    assert negative.size == (6 * batch if batch > 2 else 2 * 4)
     for anchor in range(2 * batch):
         found = negative[anchor].tolist()
         assert int(positive[anchor]) == (anchor + batch) % (2 * batch)
         assert len(set(found)) == len(found)
         assert all(number % batch != anchor % batch for number in found)
+
+
+@pytest.mark.parametrize("per_anchor", [1, 2, 3, 5])
+def test_every_set_of_negatives_is_as_likely(per_anchor: int) -> None:
+    """Of 4 pairs, against the list of all sets; each anchor for itself."""
+    generator, pairs, times = chance(5), 4, 1500
+    drawn = [draw_partners(pairs, per_anchor, generator)[:, 1:] for _ in range(times)]
+    for anchor in range(2 * pairs):
+        others = [other for other in range(2 * pairs) if other % pairs != anchor % pairs]
+        sets = list(combinations(others, per_anchor))
+        counts = Counter(tuple(sorted(table[anchor].tolist())) for table in drawn)
+        assert set(counts) <= set(sets)
+        expected = times / len(sets)
+        away = sum((counts[one] - expected) ** 2 / expected for one in sets)  # chi-squared
+        freedom = len(sets) - 1
+        assert away < freedom + 5 * math.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize("per_anchor", [6, 7, 1000])
+def test_all_negatives_are_drawn_where_there_are_no_more(per_anchor: int) -> None:
+    partners = draw_partners(4, per_anchor, chance(2))
+    for anchor in range(8):
+        others = [other for other in range(8) if other % 4 != anchor % 4]
+        assert sorted(partners[anchor, 1:].tolist()) == others
+
+
+def test_partners_of_a_seed_are_always_the_same() -> None:
+    generator = chance(8)
+    first = draw_partners(9, 3, generator)
+    state = generator.get_state()
+    second = draw_partners(9, 3, generator)
+    np.testing.assert_array_equal(draw_partners(9, 3, chance(8)), first)
+    generator.set_state(state)
+    np.testing.assert_array_equal(draw_partners(9, 3, generator), second)
+    assert (first != second).any()
 
 
 def test_soft_triplet_of_uniform_features() -> None:
@@ -200,10 +237,10 @@ def test_soft_triplet_of_uniform_features() -> None:
 def test_gradients_of_the_soft_triplet_loss_are_its_slopes() -> None:
     """The closed form, the slopes measured, and the gradient that is differentiated again."""
     both = torch.randn(8, 5, dtype=torch.float64, generator=chance(3), requires_grad=True)
-    partners = _draw_partners(4, 3, chance(1))
+    partners = torch.from_numpy(draw_partners(4, 3, chance(1)))
 
     def loss(vectors: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = _SoftTriplet.apply(vectors, partners)
+        found: torch.Tensor = Triplets.apply(vectors, partners)
         return found
 
     assert torch.autograd.gradcheck(loss, both)
@@ -211,6 +248,96 @@ def test_gradients_of_the_soft_triplet_loss_are_its_slopes() -> None:
     (closed,) = torch.autograd.grad(loss(both), both)
     (open_,) = torch.autograd.grad(loss(both), both, create_graph=True)
     torch.testing.assert_close(closed, open_)
+
+
+def by_triplets(
+    query: torch.Tensor, target: torch.Tensor, partners: np.ndarray
+) -> tuple[float, np.ndarray]:
+    """The loss and its gradient (2B, D), triplet by triplet."""
+    both = torch.cat([query, target]).detach().double().numpy()
+    gradient, losses = np.zeros_like(both), []
+    for anchor, (positive, *negatives) in enumerate(partners.tolist()):
+        for negative in negatives:
+            a, p, n = both[anchor], both[positive], both[negative]
+            lead = ((a - p) ** 2).sum() - ((a - n) ** 2).sum()
+            losses.append(math.log1p(math.exp(lead)))
+            share = 1 / (1 + math.exp(-lead))
+            gradient[anchor] += share * 2 * (n - p)
+            gradient[positive] += share * 2 * (p - a)
+            gradient[negative] += share * 2 * (a - n)
+    return float(np.mean(losses)), gradient / len(losses)
+
+
+@pytest.mark.parametrize("pairs", [2, 7, FEW // 2, FEW // 2 + 1, 50])
+@pytest.mark.parametrize("per_anchor", [1, 3, 20])
+def test_soft_triplet_and_its_gradient_are_the_loop(
+    pairs: int, per_anchor: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By dense and by sparse products, in one piece and in many."""
+    query, target = torch.randn(2, pairs, 6, generator=chance(3)) * 0.7
+    query.requires_grad_()
+    target.requires_grad_()
+    value, gradient = by_triplets(query, target, draw_partners(pairs, per_anchor, chance(1)))
+    for at_once in (of_triplets.AT_ONCE, 100):
+        monkeypatch.setattr(of_triplets, "AT_ONCE", at_once)
+        loss = soft_triplet(query, target, chance(1), per_anchor)
+        assert loss.dtype == torch.float32
+        assert loss.item() == pytest.approx(value, rel=1e-5)
+        for part in torch.autograd.grad(3 * loss, (query, target)):
+            np.testing.assert_allclose(part, 3 * gradient[:pairs], rtol=1e-4, atol=1e-6)
+            gradient = np.roll(gradient, pairs, axis=0)  # targets next
+
+
+def test_plain_triplets_can_be_differentiated_again() -> None:
+    """What gradient augmentation asks for, against the same in float64."""
+    partners = draw_partners(5, 3, chance(1))
+    query, target = torch.randn(2, 5, 4, generator=chance(4), dtype=torch.float64)
+
+    def twice(apply, *vectors):
+        vectors = [one.requires_grad_() for one in vectors]
+        slopes = torch.autograd.grad(apply(*vectors), vectors, create_graph=True)
+        steep = sum(slope.square().sum() for slope in slopes)
+        return [torch.cat(list(many)) for many in (slopes, torch.autograd.grad(steep, vectors))]
+
+    wide = twice(
+        lambda *both: Triplets.apply(torch.cat(both), torch.from_numpy(partners)), query, target
+    )
+    plain = twice(
+        lambda *both: PlainTriplets.apply(*both, partners),
+        query.detach().float(), target.detach().float(),
+    )  # fmt: skip
+    for ours, theirs in zip(plain, wide, strict=True):
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_only_what_wants_a_gradient_gets_one() -> None:
+    query, target = rows(0).requires_grad_(), rows(1)
+    soft_triplet(query, target, chance(4)).backward()
+    assert query.grad is not None and target.grad is None
+    with torch.no_grad():
+        assert not soft_triplet(query, target, chance(4)).requires_grad
+
+
+def test_soft_triplet_of_other_precisions() -> None:
+    """As good as these are: in float64 and bfloat16, of mixed ones, and under autocast."""
+    query, target = rows(0).requires_grad_(), rows(1)
+    plain = soft_triplet(query, target, chance(4))
+    (slope,) = torch.autograd.grad(plain, query)
+    for first, second, rough in (
+        (query.double(), target.double(), 1e-5),
+        (query.double(), target, 1e-5),
+        (query.bfloat16(), target.bfloat16(), 0.05),
+        (query.bfloat16(), target, 0.05),
+    ):
+        loss = soft_triplet(first, second, chance(4))
+        assert loss.dtype == torch.promote_types(first.dtype, second.dtype)
+        assert loss.item() == pytest.approx(plain.item(), rel=rough)
+        torch.testing.assert_close(
+            torch.autograd.grad(loss, query)[0], slope, rtol=rough, atol=rough
+        )
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = soft_triplet(query, target, chance(4))
+        assert loss.item() == pytest.approx(plain.item(), rel=0.05)
 
 
 def test_soft_triplet_half_gradient() -> None:

@@ -61,3 +61,22 @@ def test_vocabularies_are_equal_if_their_words_are():
     one, other = Vocabulary(["a", "b"]), Vocabulary(("a", "b"))
     assert one == other and hash(one) == hash(other)
     assert one != Vocabulary(["b", "a"]) and one != ("a", "b")
+
+
+@pytest.mark.parametrize("length", [1, 3, 16])
+def test_ids_are_those_of_the_words_one_by_one(length):
+    """Also of what is no plain word: capitals, marks, apostrophes, other spaces, special names."""
+    vocabulary = Vocabulary(["red", "ball", "isn't", "a", "x-ray"])
+    captions = [
+        "a red ball", "A Red, ball!", "isn't red", "red-ball a", "<pad> red", "<unk>", "", "   ",
+        "a\u00a0red\tball\n", "x-ray", "x ray", "\u0130red", "'red' ball's", "a " * 20,
+    ]  # fmt: skip
+    ids = vocabulary.encode(captions, length)
+    assert ids.shape == (len(captions), length) and ids.dtype == np.int64
+    for row, caption in zip(ids.tolist(), captions, strict=True):
+        expected = []
+        for word in words(caption)[:length]:
+            place = vocabulary.words.index(word) if word in vocabulary.words else UNKNOWN
+            expected.append(place)
+        assert row == expected + [PADDING] * (length - len(expected))
+    assert vocabulary.encode([], length).shape == (0, length)
