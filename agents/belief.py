@@ -9,7 +9,7 @@ import numpy as np
 
 from envs.state import NOTHING
 from retrieval.index import top_k
-from user_simulator.base import UserModel
+from user_simulator.base import Draws, UserModel
 
 CERTAIN = 1e9  # above every score: what must be among the images that are weighed
 
@@ -84,24 +84,23 @@ class Belief:
         model: of the user.
         size: N, of the gallery.
         how: how to hear.
-        rng: draws the strangers.
+        rng: draws the strangers, once for all dialogs.
     """
 
     def __init__(self, model: UserModel, size: int, how: Weighing, rng: np.random.Generator):
         self.model = model
         self.size = size
         self.how = how
-        self._rng = rng
+        self._strangers = rng.choice(size, min(how.strangers, size), replace=False)
 
     def hear(self, heard: Heard | None, reference: np.ndarray, captions: list[str]) -> Heard:
         """Remember what was said (B,) of the images on show (B,)."""
-        count, strangers = len(reference), self.how.strangers
-        other = self._rng.integers(self.size, size=(count, strangers))
-        of_others = self._log_likelihood(
-            np.repeat(reference, strangers), other.reshape(-1), np.repeat(captions, strangers)
-        ).reshape(count, strangers)
-        slip = np.logaddexp.reduce(of_others, axis=1) - np.log(strangers)
+        count, others = len(reference), np.tile(self._strangers, len(reference))
         told = np.array(captions, dtype=object)
+        of_others = self._log_likelihood(
+            reference.repeat(len(self._strangers)), others, told.repeat(len(self._strangers))
+        ).reshape(count, -1)
+        slip = np.logaddexp.reduce(of_others, axis=1) - np.log(len(self._strangers))
         if heard is None:
             nothing = np.zeros((count, self.size))
             return Heard(
@@ -132,9 +131,7 @@ class Belief:
             meant = self._log_likelihood(
                 heard.reference[rows, turn], pool[rows, columns], heard.captions[rows, turn]
             )
-            with np.errstate(divide="ignore"):  # no slips: ln 0
-                slipped = np.log(self.how.slips) + heard.slip[rows, turn]
-            evidence[rows, columns] += np.logaddexp(np.log1p(-self.how.slips) + meant, slipped)
+            evidence[rows, columns] += self._or_slip(meant, heard.slip[rows, turn])
             turns[turns == turn] += 1
         heard = heard._replace(evidence=heard.evidence.copy(), turns=heard.turns.copy())
         np.put_along_axis(heard.evidence, pool, evidence, 1)
@@ -149,9 +146,56 @@ class Belief:
         np.put_along_axis(logits, pool, weighed, 1)
         return logits, heard
 
+    def expected(
+        self,
+        candidates: np.ndarray,
+        images: np.ndarray,
+        logits: np.ndarray,
+        rng: Draws,
+    ) -> np.ndarray:
+        r"""What showing each candidate is expected to come to (B, K); smaller is better.
+
+        .. math:: \sum_g b(g) \, [c \ne g] \, (1 + \log_2(1 + rank(g | c, u(c, g))))
+
+        where u are the words of the user model about the candidate c if g is meant, and the rank
+        is g's among the M images once these words were weighed too.
+
+        Args:
+            candidates: images that might be shown (B, K).
+            images: those that the target is thought to be among (B, M).
+            logits: the belief in them (B, M).
+            rng: of the user model's words.
+        """
+        dialogs, count, among = *candidates.shape, images.shape[1]
+        chance = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))  # (B, M)
+        shown = candidates.repeat(among, axis=1).ravel()  # (B K M,)
+        meant = np.tile(images, (1, count)).ravel()
+        said = np.array(self.model.describe(shown, meant, rng), dtype=object)
+        weighed = self._log_likelihood(
+            shown.repeat(among), np.tile(images[:, None], (1, count * among, 1)).ravel(),
+            said.repeat(among),
+        ).reshape(dialogs, count, among, among)  # fmt: skip
+        prior = np.log(chance)[:, None, None]  # words g (axis 2) weighed for each image (axis 3)
+        slip = np.logaddexp.reduce(weighed + prior, axis=3, keepdims=True)
+        after = prior + self._or_slip(weighed, slip)
+        found = candidates[:, :, None] == images[:, None]  # (B, K, M)
+        after = np.where(found[:, :, None], -np.inf, after)  # who still speaks does not mean it
+        own = np.diagonal(after, axis1=2, axis2=3)[..., None]  # (B, K, M, 1)
+        rank = (after > own).sum(3) + ((after == own).sum(3) - 1) / 2
+        loss = np.where(found, 0.0, 1 + np.log2(1 + rank))
+        expected: np.ndarray = np.einsum("bm,bkm->bk", chance, loss)
+        return expected
+
+    def _or_slip(self, meant: np.ndarray, slip: np.ndarray) -> np.ndarray:
+        """ln of how likely words are that were meant, or slipped out."""
+        with np.errstate(divide="ignore"):  # no slips: ln 0
+            slipped = np.log(self.how.slips) + slip
+        mixed: np.ndarray = np.logaddexp(np.log1p(-self.how.slips) + meant, slipped)
+        return mixed
+
     def _log_likelihood(
         self, reference: np.ndarray, target: np.ndarray, captions: np.ndarray
     ) -> np.ndarray:
-        """Of words of pairs, float64; equal questions are asked once."""
-        told = self.model.log_likelihood(reference, target, list(captions))
-        return told.astype(np.float64)
+        """Of the words of pairs, in float64."""
+        told = self.model.log_likelihood(reference, target, captions.tolist())
+        return np.asarray(told, np.float64)

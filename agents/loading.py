@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from agents.base import Agent
-from agents.belief import Weighing
 from agents.baselines import ImageOnlyAgent, OracleAgent, RandomAgent
+from agents.belief import Weighing
 from agents.checkpoints import load_checkpoint
 from agents.planning import Plan, PlanningAgent
 from envs.dialog import Dialog
@@ -23,7 +23,8 @@ from user_simulator.judging import judge_of
 
 BUILT_IN = ("random", "image-only", "oracle")
 THINKING = ("plan", "once", "bayes", "plan-bayes")
-"""What may stand before a checkpoint, as in `plan:models/sl-12.pt`: see `agents.planning`."""
+"""What may stand before a checkpoint, as in `plan:models/sl-12.pt`: see `agents.planning`, and of
+the last two `agents.belief`."""
 
 
 def named(given: str) -> tuple[str, str]:
@@ -61,15 +62,16 @@ def load_agent(
 
     Args:
         specification: "random", "image-only", "oracle", a `.pt` checkpoint ("plan:" before it
-            looks ahead, "once:" shows nothing twice, and both are made for dialogs that play on
-            after a find: `agents.planning`), a `.zip` of
-            Stable-Baselines3, or `module:attribute`: an object with `predict`, or a class or
-            function that makes one from the dialog.
+            looks ahead, "once:" shows nothing twice, "bayes:" also weighs what it heard,
+            "plan-bayes:" looks ahead so; all are made for dialogs that play on after a find:
+            `agents.planning`), a `.zip` of Stable-Baselines3, or `module:attribute`: an object
+            with `predict`, or a class or function that makes one from the dialog.
         dialog: what it will play; its gallery and vocabulary must fit.
         seed: of agents that draw.
         device: where a checkpoint's agent computes.
-        plan: how hard agents with "plan:" think.
+        plan: how hard agents that look ahead think.
         imagined: the user they imagine; by default the dialog's own.
+        weighing: how agents with "bayes" in front hear.
 
     Raises:
         ValueError: unknown, a plan without a checkpoint or in too small a gallery, of another
@@ -107,7 +109,8 @@ def load_agent(
         return _of_sb3(path, dialog)
     if ":" in specification:
         return _imported(specification, dialog)
-    kinds = [*BUILT_IN, "a .pt or .zip file", "plan:FILE.pt", "once:FILE.pt", "module:attribute"]
+    ways = [f"{way}:FILE.pt" for way in THINKING]
+    kinds = [*BUILT_IN, "a .pt or .zip file", *ways, "module:attribute"]
     raise unknown("agent", specification, kinds)
 
 

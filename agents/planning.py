@@ -140,6 +140,12 @@ class PlanningAgent:
         self._rng = rng
         self._belief = None
         if weighing is not None:
+            if plan.top_k > 1 and (dialog.slate > 1 or plan.depth > 1):
+                raise ValueError(
+                    "looking ahead with words weighed plans one image at a time and one turn "
+                    f"ahead, got slates of {dialog.slate} and a depth of {plan.depth}; plan "
+                    "without weighing, or weigh without planning"
+                )
             if not isinstance(imagined.user, UserModel):
                 raise ValueError(
                     "weighing what was heard needs a user whose words have a likelihood, such as "
@@ -253,6 +259,11 @@ class PlanningAgent:
         """The images (B, k) to show, by the expected outcome."""
         ahead, dialogs = self._players.ahead, len(on_show)
         images = top_k(believed, self.plan.believed)  # (B, M)
+        if self._belief is not None:
+            logits = np.take_along_axis(believed, images, 1)
+            candidates = images[:, : self.plan.top_k]
+            expected = self._belief.expected(candidates, images, logits, self._rng)
+            return candidates[np.arange(dialogs), expected.argmin(1), None]
         chance = torch.from_numpy(np.take_along_axis(believed, images, 1)).softmax(1).numpy()
         state = imagined_state(ahead, on_show, shown, turn)
         candidates = propose(self._players, state, asked, self._ahead, self._rng)  # (B, K, k)

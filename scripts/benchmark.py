@@ -27,7 +27,9 @@ class Args(DialogArgs):
     agents: tuple[str, ...] = ("random", "image-only", "oracle")
     """`random`, `image-only`, `oracle`, a checkpoint, a Stable-Baselines3 zip, or
     `module:attribute`; `name=...` gives it a name in the table. `plan:` before a checkpoint
-    looks ahead before it shows, with an imagined user; `once:` shows nothing twice."""
+    looks ahead before it shows, with an imagined user; `once:` shows nothing twice; `bayes:`
+    also weighs what it heard by how likely that user would have said it, and `plan-bayes:` looks
+    ahead so."""
     plan_top_k: int = 4
     """Images, or slates, that `plan:` agents look ahead from."""
     plan_believed: int = 12
@@ -35,8 +37,12 @@ class Args(DialogArgs):
     plan_depth: int = 1
     """Turns that they play on."""
     plan_user: str | None = None
-    """Whom they imagine: `neural`, `attribute` or `striking`; by default `--user` itself, who is
-    imagined without `--noise`."""
+    """Whom they, and those that weigh, imagine: `neural`, `attribute` or `striking`; by default
+    `--user` itself, who is imagined without `--noise`."""
+    bayes_pool: int = 64
+    """Images that `bayes:` and `plan-bayes:` agents weigh at each turn."""
+    bayes_slips: float = 0.2
+    """Share of sentences that they take for slips of the tongue."""
     pairs: int = 1000
     """Dialogs: pairs of target and first reference from the split."""
     turns: Annotated[int, tyro.conf.arg(aliases=("--max-turns",))] = 5
@@ -77,6 +83,7 @@ def compare_agents(args: Args) -> str:
 
     import numpy as np
 
+    from agents.belief import Weighing
     from agents.evaluation import evaluation_pairs, run_dialogs
     from agents.loading import load_agent, named
     from agents.planning import Plan
@@ -102,9 +109,10 @@ def compare_agents(args: Args) -> str:
     dialog = dialog.with_(index=ExactIndex(dialog.gallery.features, args.ties))
     device = device_of(args.device)
     plan = Plan(args.plan_top_k, args.plan_believed, args.plan_depth)
+    weighing = Weighing(args.bayes_pool, args.bayes_slips)
     imagined = imagined_user(args)
     agents = {
-        name: load_agent(what, dialog, args.seed, device, plan, imagined)
+        name: load_agent(what, dialog, args.seed, device, plan, imagined, weighing)
         for name, what in given.items()
     }
     depth = other_indexes(args, agents, dialog)
@@ -264,13 +272,17 @@ def protocol(args: Args, dialog: Dialog, target: np.ndarray) -> dict[str, Any]:
 
 
 def told_of_plans(args: Args) -> dict[str, Any]:
-    """How agents that plan do so, if there are any."""
+    """How agents that plan, or weigh, do so, if there are any."""
     from agents.loading import named, thinking
 
-    if not any(thinking(named(agent)[1])[0] == "plan" for agent in args.agents):
-        return {}
+    ways = {thinking(named(agent)[1])[0] for agent in args.agents}
     whom = args.plan_user or dialog_options(args)["user"]
-    return {"plan": [args.plan_top_k, args.plan_believed, args.plan_depth, whom]}
+    told: dict[str, Any] = {}
+    if ways & {"plan", "plan-bayes"}:
+        told["plan"] = [args.plan_top_k, args.plan_believed, args.plan_depth, whom]
+    if ways & {"bayes", "plan-bayes"}:
+        told["bayes"] = [args.bayes_pool, args.bayes_slips, whom]
+    return told
 
 
 def settings(args: Args, dialog: Dialog) -> dict[str, Any]:

@@ -31,7 +31,9 @@ from scripts.results_dialogs import (
 THINKERS = {"rl": "rl/rl-0.pt", "continued": "continued/sl-0.pt", "decodes": "decodes/sl-0.pt"}
 AGAINST = ("continued", "once", "awake")
 """Supervised training continued, the same agent when it shows nothing twice, and the thinker
-itself when it shows nothing twice: the last tells what the looking ahead is worth."""
+itself when it shows nothing twice: the last tells what the looking ahead is worth. With `--weigh`
+`once` is the thinker itself, `awake` the thinker that weighs what it heard, and so does who looks
+ahead."""
 
 
 STRANGERS = {
@@ -64,6 +66,9 @@ class Args:
     thinker: str = "rl"
     """Who looks ahead: `rl`, or of supervised training alone `continued`, or `decodes`, which has
     heard as many captions as `rl`."""
+    weigh: bool = False
+    """Who looks ahead also weighs what was heard by how likely the imagined user would have said
+    it (`agents.belief`)."""
     pairs: int = 400
     """Dialogs that each agent plays on images never seen in training."""
     parallel: int = 1
@@ -146,8 +151,12 @@ def play(cell: Cell, args: Args, trained: results_dialogs.Args) -> None:
     models, stranger = lived(cell).folder(args.out), STRANGERS.get(cell.setting)
     thinker = models / THINKERS[args.thinker]
     continued = models / "continued/sl-0.pt"
-    agents = f"continued={continued} once=once:{continued} awake=once:{thinker} "
-    agents += f"plan=plan:{thinker} oracle"
+    if args.weigh:
+        agents = f"continued={continued} once=once:{thinker} awake=bayes:{thinker} "
+        agents += f"plan=plan-bayes:{thinker} oracle" if plans(cell, args) else "oracle"
+    else:
+        agents = f"continued={continued} once=once:{continued} awake=once:{thinker} "
+        agents += f"plan=plan:{thinker} oracle"
     setting = SETTINGS[lived(cell).setting]
     flags = setting.flags if stranger is None else f"{stranger.flags} --plan-user neural"
     call(
@@ -157,37 +166,51 @@ def play(cell: Cell, args: Args, trained: results_dialogs.Args) -> None:
     )
 
 
+def plans(cell: Cell, args: Args) -> bool:
+    """Whether somebody looks ahead; who weighs what was heard does not with slates."""
+    return not args.weigh or "--slate" not in SETTINGS[lived(cell).setting].flags
+
+
+def kind(args: Args) -> str:
+    """What figures are called after."""
+    return f"{'weighing' if args.weigh else 'planning'}-{args.thinker}"
+
+
 def folder(cell: Cell, args: Args) -> Path:
     """Where a cell's figures lie."""
-    return cell.folder(args.out) / f"planning-{args.thinker}"
+    return cell.folder(args.out) / kind(args)
+
+
+def compared(cell: Cell, args: Args) -> list[tuple[str, str]]:
+    """Who is held against whom in a cell's rows."""
+    rows = [("plan", other) for other in AGAINST] if plans(cell, args) else []
+    return [*rows, ("awake", "continued"), ("awake", "once")] if args.weigh else rows
 
 
 def table(wanted: Sequence[Cell], args: Args) -> str:
-    """The agent that plans less others at the last turn, all seeds together.
+    """Agents that plan, or weigh, less others at the last turn, all seeds together.
 
     Intervals are over targets, with all that was played for each (2,000 resamples); beside the
     means stands in how many seeds the difference is positive. The same goes to a JSON file.
     """
     from retrieval.files import atomic_write
 
-    head = ["gallery", "setting", "seeds", "against", *METRICS, "found by it", "found by planning"]
+    head = ["gallery", "setting", "seeds", "agent", "against", *METRICS, "found by it",
+            "found by the agent"]  # fmt: skip
     rows, kept = [head, ["---"] * len(head)], {}
     for gallery, setting in dict.fromkeys((cell.gallery, cell.setting) for cell in wanted):
-        paths = [
-            folder(cell, args) / "ranks.npz"
-            for cell in wanted
-            if (cell.gallery, cell.setting) == (gallery, setting)
-        ]
+        alike = [cell for cell in wanted if (cell.gallery, cell.setting) == (gallery, setting)]
+        paths = [folder(cell, args) / "ranks.npz" for cell in alike]
         parts = [[path] for path in paths if path.is_file()]
         what = {**SETTINGS, **STRANGERS}[setting].what
-        for against in AGAINST if parts else ():
-            found = pooled(parts, against, "plan")
-            kept[f"{gallery} {setting} {against}"] = found
-            shares = [f"{100 * found['values'][name]['found']:.1f}" for name in (against, "plan")]
-            rows.append([gallery, what, str(len(parts)), against,
+        for who, against in compared(alike[0], args) if parts else ():
+            found = pooled(parts, against, who)
+            kept[f"{gallery} {setting} {who} {against}"] = found
+            shares = [f"{100 * found['values'][name]['found']:.1f}" for name in (against, who)]
+            rows.append([gallery, what, str(len(parts)), who, against,
                          *(cell_text(found, metric) for metric in METRICS), *shares])  # fmt: skip
     args.out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(args.out / f"planning-{args.thinker}.json") as temporary:
+    with atomic_write(args.out / f"{kind(args)}.json") as temporary:
         temporary.write_text(json.dumps(kept, indent=1))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 

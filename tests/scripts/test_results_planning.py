@@ -11,7 +11,7 @@ import tyro
 
 from scripts import benchmark, results_dialogs, results_planning
 from scripts.results_dialogs import GALLERIES, SETTINGS, Cell
-from scripts.results_planning import STRANGERS, Args, cells, reproduce
+from scripts.results_planning import AGAINST, STRANGERS, Args, cells, reproduce
 
 
 @pytest.fixture
@@ -85,12 +85,12 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
             tables |= {name: np.where(shown > 0, 0.0, 10.0), f"found:{name}": shown}
         np.savez_compressed(folder / "ranks.npz", **tables)
     rows = [row.strip("| ").split(" | ") for row in reproduce(args).splitlines()[2:]]
-    assert [row[3] for row in rows] == ["continued", "once", "awake"]
-    assert [row[8].split(" ")[0] for row in rows] == ["+50.0", "+50.0", "+75.0"]
-    assert [row[8][-8:] for row in rows] == ["(2 of 2)", "(1 of 2)", "(2 of 2)"]
+    assert [row[3:5] for row in rows] == [["plan", name] for name in AGAINST]
+    assert [row[9].split(" ")[0] for row in rows] == ["+50.0", "+50.0", "+75.0"]
+    assert [row[9][-8:] for row in rows] == ["(2 of 2)", "(1 of 2)", "(2 of 2)"]
     assert [row[-2:] for row in rows] == [["25.0", "75.0"], ["25.0", "75.0"], ["0.0", "75.0"]]
     kept = json.loads((tmp_path / "planning-rl.json").read_text())
-    assert set(kept) == {f"css-2d slate {name}" for name in ("continued", "once", "awake")}
+    assert set(kept) == {f"css-2d slate plan {name}" for name in AGAINST}
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
