@@ -148,8 +148,9 @@ class PlanningAgent:
                 )
             if not isinstance(imagined.user, UserModel):
                 raise ValueError(
-                    "weighing what was heard needs a user whose words have a likelihood, such as "
-                    f"the neural one, got {type(imagined.user).__name__}"
+                    "weighing what was heard needs an imagined user whose words have a "
+                    "likelihood, as the neural one's have: give --plan-user neural, got "
+                    f"{type(imagined.user).__name__}"
                 )
             self._belief = Belief(imagined.user, len(dialog.gallery), weighing, rng)
 
@@ -319,7 +320,8 @@ def finite(logits: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Logits (B, N) as float32 scores; what they rule out comes last, by other scores (B, N)."""
     ruled_out = ~np.isfinite(logits)
     least = np.where(ruled_out, np.inf, logits).min(1, keepdims=True)
-    return np.where(ruled_out, least - 1 + scores - scores.max(), logits).astype(np.float32)
+    best = scores.max(1, keepdims=True)
+    return np.where(ruled_out, least - 1 + scores - best, logits).astype(np.float32)
 
 
 def imagined_state(

@@ -15,7 +15,8 @@ from retrieval.datasets import css
 from retrieval.gallery import Gallery, Triplet
 from retrieval.rendering.claims import is_faithful
 from retrieval.text import END, PADDING, UNKNOWN, Vocabulary
-from user_simulator import USERS, AttributeUser, NoisyUser, RowDraws, SharedDraws
+from user_simulator import USERS, AttributeUser, NoisyUser, RowDraws, SharedDraws, captioner
+from user_simulator.base import UserModel
 from user_simulator.captioner import MAX_WORDS, NeuralUser, RelativeCaptioner
 from user_simulator.listening import SceneListener
 from user_simulator.quality import format_report, report, train_and_report
@@ -301,6 +302,33 @@ def test_greedy_words_are_the_likeliest_step_by_step(world):
             lengths.add(len(wanted))
     assert len(lengths) > 5 and {0, MAX_WORDS} <= lengths  # some end, some are cut
     assert not ((ids == END) | (ids == UNKNOWN)).any()
+
+
+def test_likelihoods_are_products_over_the_words(world, monkeypatch):
+    """Of what the user says, of random words, of nothing, of a sentence that is cut."""
+    monkeypatch.setattr(captioner, "WEIGHED", 7)  # so that there are several parts
+    model, gallery = world
+    user = NeuralUser(model, gallery)
+    assert isinstance(user, UserModel)
+    reference, target = pairs_of(gallery, 24)
+    said = user.describe(reference, target, np.random.default_rng(0))
+    rng = np.random.default_rng(4)
+    said[8:16] = [" ".join(rng.choice(KNOWN, size)) for size in (1, 2, 3, 5, 8, 15, 16, 17)]
+    said[16:18] = ["", f"{KNOWN[0]} zebra {KNOWN[1]}"]  # a word that it never says
+    told = user.log_likelihood(reference, target, said)
+    assert told.shape == (24,) and (told < 0).all()
+    for row, caption in enumerate(said):
+        ids = model.vocabulary.encode([caption], MAX_WORDS)[0]
+        words = [int(number) for number in ids if number != PADDING]
+        wanted = 0.0
+        for place, word in enumerate([*words, END][:MAX_WORDS]):
+            scores = slow_scores(model, gallery, reference[row], target[row], words[:place])
+            scores[[PADDING, UNKNOWN]] = -torch.inf
+            if word != UNKNOWN:
+                wanted += scores.log_softmax(0)[word].item()
+        assert told[row] == pytest.approx(wanted, rel=1e-3, abs=1e-3)
+    assert {MAX_WORDS, 0} <= {len(caption.split()) for caption in said}
+    assert len(user.log_likelihood(reference[:0], target[:0], [])) == 0
 
 
 def test_a_batch_is_decoded_as_its_rows(world):
