@@ -6,6 +6,9 @@ as positive. Triplets come as a table of partners (2B, 1 + n): positives, then n
 
 from __future__ import annotations
 
+from functools import lru_cache
+from itertools import combinations
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 AT_ONCE = 2**20  # numbers gathered at once, so that they stay in the cache
+LISTED = 2**18  # numbers up to which all sets of negatives are listed: three of 38 pairs
 FEW = 96  # vectors up to which a dense product takes less time than a sparse one
 
 
@@ -53,7 +57,12 @@ def soft_triplet(
         )
     partners = draw_partners(len(query), per_anchor, generator)
     loss: Tensor
-    if _is_plain(query) and _is_plain(target) and not torch.is_autocast_enabled("cpu"):
+    if (
+        query.dtype == target.dtype == torch.float32
+        and query.is_cpu
+        and target.is_cpu
+        and not torch.is_autocast_enabled("cpu")
+    ):
         loss = PlainTriplets.apply(query, target, partners)
     else:
         both = torch.cat([query, target])  # (2B, D)
@@ -64,29 +73,57 @@ def soft_triplet(
 def draw_partners(pairs: int, per_anchor: int, generator: torch.Generator) -> np.ndarray:
     """For each of 2B anchors its positive and different negatives (2B, 1 + n).
 
-    Every set of n of the 2B - 2 others is as likely. Floyd's way: of the first `room` others one
-    is drawn, with more room each time; where it was drawn before, the last of them takes its
-    place, which cannot have been. Bentley and Floyd, CACM 30(9), 1987.
+    Every set of n of the 2B - 2 others is as likely: one out of a list of all of them where that
+    is short (one number to draw in place of n), else by `_floyd`.
+    """
+    size = 2 * pairs
+    count = min(per_anchor, size - 2)
+    listed = _every_set(pairs, count)
+    if listed is None:
+        ahead = _floyd(pairs, count, generator)
+    else:
+        chosen = torch.randint(len(listed), (size,), generator=generator)
+        ahead = listed.take(chosen.numpy(), axis=0)
+    ahead += _numbers(size)
+    ahead %= size
+    return ahead
+
+
+@lru_cache(maxsize=4)
+def _every_set(pairs: int, count: int) -> np.ndarray | None:
+    """How far ahead of an anchor its positive and each set of negatives are, in a circle of 2B.
+
+    All C sets (C, 1 + n), made once and only read, or None: these were more than `LISTED` numbers.
+    """
+    sets = comb(2 * pairs - 2, count)
+    if sets * (1 + count) > LISTED:
+        return None
+    steps = [step for step in range(1, 2 * pairs) if step != pairs]
+    ahead = np.empty((sets, 1 + count), np.int64)
+    ahead[:, 0] = pairs
+    ahead[:, 1:] = list(combinations(steps, count))
+    ahead.flags.writeable = False
+    return ahead
+
+
+def _floyd(pairs: int, count: int, generator: torch.Generator) -> np.ndarray:
+    """A row of `_every_set` for each of 2B anchors (2B, 1 + n), without the list.
+
+    Of the first `room` others one is drawn, with more room each time; where it was drawn before,
+    the last of them takes its place, which cannot have been. Bentley and Floyd, CACM 30(9), 1987.
     """
     others = 2 * pairs - 2
-    count = min(per_anchor, others)
     luck = torch.rand(count, 2 * pairs, generator=generator, dtype=torch.float64).numpy()
-    ahead = np.empty((1 + count, 2 * pairs), np.int64)  # of anchors, in a circle
-    ahead[0] = pairs - 1
+    ahead = np.empty((1 + count, 2 * pairs), np.int64)
+    ahead[0] = pairs
     drawn = ahead[1:]  # (n, 2B)
     room = np.arange(others - count + 1, others + 1)[:, None]  # (n, 1)
     np.multiply(luck, room, out=drawn, casting="unsafe")  # rounded down
     for turn in range(1, count):
         repeated = np.logical_or.reduce(drawn[:turn] == drawn[turn], axis=0)
         np.putmask(drawn[turn], repeated, room[turn] - 1)
-    drawn += drawn >= pairs - 1  # past the positive
-    ahead += np.arange(1, 2 * pairs + 1)
-    ahead %= 2 * pairs
+    drawn += 1 + (drawn >= pairs - 1)  # past the anchor and the positive
     return ahead.T
-
-
-def _is_plain(vectors: Tensor) -> bool:
-    return vectors.dtype == torch.float32 and vectors.device.type == "cpu"
 
 
 class Triplets(torch.autograd.Function):
@@ -143,27 +180,29 @@ class PlainTriplets(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, target: Tensor, partners: np.ndarray) -> Tensor:
-        both = np.concatenate([query.detach().numpy(), target.detach().numpy()])  # (2B, D)
-        square = np.matmul(both[:, None], both[:, :, None])[:, 0, 0]  # (2B,)
-        close = 2 * _products(both, partners) - square[partners]  # (2B, 1 + n)
+        both = torch.cat((query, target)).numpy()  # (2B, D)
+        square = np.matmul(both[:, None], both[:, :, None]).ravel()  # (2B,)
+        close = _products(both, partners)  # (2B, 1 + n)
+        close += close
+        close -= square.take(partners)
         lead = close[:, 1:] - close[:, :1]  # (2B, n)
         loss = np.logaddexp(0, lead)
         ctx.save_for_backward(query, target)
         ctx.plain = both, partners, lead, loss
-        return torch.from_numpy(np.asarray(loss.sum() / loss.size))
+        return torch.from_numpy(np.asarray(np.add.reduce(loss, axis=None) / loss.size))
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, Tensor, None]:
-        query, target = ctx.saved_tensors
         both, partners, lead, loss = ctx.plain
         if torch.is_grad_enabled():  # to be differentiated again
-            vectors = torch.cat([query, target])
+            vectors = torch.cat(ctx.saved_tensors)
             first, second = (outer * _open_gradient(vectors, torch.from_numpy(partners))).chunk(2)
             return first, second, None
         share = np.exp(lead - loss)  # the logistic function, which cannot overflow so
-        pulled = _pulled(both, partners, share * (2 * outer.item() / share.size))
-        first = torch.from_numpy(pulled[: len(query)])
-        return first, torch.from_numpy(pulled[len(query) :]), None
+        share *= 2 * outer.item() / share.size
+        pulled = _pulled(both, partners, share)
+        pairs = len(both) // 2
+        return torch.from_numpy(pulled[:pairs]), torch.from_numpy(pulled[pairs:]), None
 
 
 def _products(both: np.ndarray, partners: np.ndarray) -> np.ndarray:
@@ -183,16 +222,16 @@ def _pulled(both: np.ndarray, partners: np.ndarray, share: np.ndarray) -> np.nda
     columns of M add up to.
     """
     size, width = partners.shape
+    if size <= FEW:
+        pull = np.zeros((size, size), np.float32)
+        pull[_numbers(size), partners] = share @ _with_sum(width - 1)
+        across = np.add.reduce(pull, axis=0)
+        pull = pull + pull.T
+        np.negative(across, out=pull.ravel()[:: size + 1])
+        return pull @ both
     listed = np.empty(partners.shape, np.float32)  # (2B, 1 + n)
     listed[:, 1:] = share
     np.negative(np.add.reduce(share, axis=1), out=listed[:, 0])
-    if size <= FEW:
-        pull = np.zeros((size, size), np.float32)
-        pull[np.arange(size)[:, None], partners] = listed
-        across = np.add.reduce(pull, axis=0)
-        pull = pull + pull.T
-        pull.ravel()[:: size + 1] = -across
-        return pull @ both
     anchor, partner, weight = np.arange(size), partners.ravel(), listed.ravel()
     across = np.bincount(partner, weight, minlength=size).astype(np.float32)
     each = anchor.repeat(width)
@@ -202,6 +241,23 @@ def _pulled(both: np.ndarray, partners: np.ndarray, share: np.ndarray) -> np.nda
         np.concatenate([-across, weight, weight]),
         both,
     )
+
+
+@lru_cache(maxsize=8)
+def _numbers(size: int) -> np.ndarray:
+    """The numbers below a size (2B, 1), made once and only read."""
+    column = np.arange(size)[:, None]
+    column.flags.writeable = False
+    return column
+
+
+@lru_cache(maxsize=8)
+def _with_sum(count: int) -> np.ndarray:
+    """[-1 | I] (n, 1 + n), made once and only read: numbers times it are led by minus their sum."""
+    table = np.eye(count, 1 + count, 1, np.float32)
+    table[:, 0] = -1
+    table.flags.writeable = False
+    return table
 
 
 def _sparse_product(

@@ -181,7 +181,7 @@ def test_soft_triplet_draws_every_triplet_alike() -> None:
     assert low - 1e-4 <= left_out <= high + 1e-4
 
 
-@pytest.mark.parametrize("batch", [2, 3, 32])
+@pytest.mark.parametrize("batch", [2, 3, 32, 50])  # 50: more sets than are listed
 def test_number_of_soft_triplets(batch: int) -> None:
     """3 for each of 2B vectors (6B), fewer where there are not as many negatives."""
     partners = draw_partners(batch, 3, chance())
@@ -195,8 +195,13 @@ def test_number_of_soft_triplets(batch: int) -> None:
 
 
 @pytest.mark.parametrize("per_anchor", [1, 2, 3, 5])
-def test_every_set_of_negatives_is_as_likely(per_anchor: int) -> None:
-    """Of 4 pairs, against the list of all sets; each anchor for itself."""
+@pytest.mark.parametrize("listed", [True, False])
+def test_every_set_of_negatives_is_as_likely(
+    per_anchor: int, listed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 4 pairs, against the list of all sets; each anchor for itself. By both ways to draw."""
+    if not listed:
+        monkeypatch.setattr(of_triplets, "_every_set", lambda pairs, count: None)
     generator, pairs, times = chance(5), 4, 1500
     drawn = [draw_partners(pairs, per_anchor, generator)[:, 1:] for _ in range(times)]
     for anchor in range(2 * pairs):
@@ -211,21 +216,27 @@ def test_every_set_of_negatives_is_as_likely(per_anchor: int) -> None:
 
 
 @pytest.mark.parametrize("per_anchor", [6, 7, 1000])
-def test_all_negatives_are_drawn_where_there_are_no_more(per_anchor: int) -> None:
+@pytest.mark.parametrize("listed", [True, False])
+def test_all_negatives_are_drawn_where_there_are_no_more(
+    per_anchor: int, listed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not listed:
+        monkeypatch.setattr(of_triplets, "_every_set", lambda pairs, count: None)
     partners = draw_partners(4, per_anchor, chance(2))
     for anchor in range(8):
         others = [other for other in range(8) if other % 4 != anchor % 4]
         assert sorted(partners[anchor, 1:].tolist()) == others
 
 
-def test_partners_of_a_seed_are_always_the_same() -> None:
+@pytest.mark.parametrize("pairs", [9, 50])
+def test_partners_of_a_seed_are_always_the_same(pairs: int) -> None:
     generator = chance(8)
-    first = draw_partners(9, 3, generator)
+    first = draw_partners(pairs, 3, generator)
     state = generator.get_state()
-    second = draw_partners(9, 3, generator)
-    np.testing.assert_array_equal(draw_partners(9, 3, chance(8)), first)
+    second = draw_partners(pairs, 3, generator)
+    np.testing.assert_array_equal(draw_partners(pairs, 3, chance(8)), first)
     generator.set_state(state)
-    np.testing.assert_array_equal(draw_partners(9, 3, generator), second)
+    np.testing.assert_array_equal(draw_partners(pairs, 3, generator), second)
     assert (first != second).any()
 
 
