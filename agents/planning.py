@@ -84,8 +84,13 @@ class PlanningAgent:
     the image beside itself: then it is taken for the target and stays first as long as the user
     says so. A user who says the same of another image is misunderstood.
 
+    With `weighing` the belief b is that of `agents.belief`, which weighs what was heard by how
+    likely the imagined user would have said it, and looking ahead does likewise. Then an image
+    that was on show is taken for the target, and shown again, where it is likelier than all
+    others together: a slip of the tongue may hide a find for a turn.
+
     Every image is scored, which suits galleries of up to some 10^5: what is shown ranks first,
-    the others as the tracker ranks them.
+    the others as the tracker, or the belief, ranks them.
 
     Args:
         tracker: whose belief and answers these are.
@@ -94,9 +99,11 @@ class PlanningAgent:
         plan: how hard to think.
         rng: of the imagined users' words and of slates.
         plays_on: whether dialogs go on once the target was on show.
+        weighing: how to weigh what was heard; None leaves the belief to the tracker.
 
     Raises:
-        ValueError: the tracker reads other features, or the gallery is too small for the dialog.
+        ValueError: the tracker reads other features, the gallery is too small for the dialog, or
+            words are to be weighed of a user without likelihoods, or ahead of slates or deep.
     """
 
     mode = ActionMode(observe_slate=True)

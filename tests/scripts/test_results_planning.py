@@ -11,7 +11,7 @@ import tyro
 
 from scripts import benchmark, results_dialogs, results_planning
 from scripts.results_dialogs import GALLERIES, SETTINGS, Cell
-from scripts.results_planning import AGAINST, STRANGERS, Args, cells, reproduce
+from scripts.results_planning import AGAINST, STRANGERS, Args, cells, compared, reproduce
 
 
 @pytest.fixture
@@ -69,6 +69,28 @@ def test_who_thinks_can_be_chosen_and_nothing_is_played_twice(
     played.clear()
     reproduce(args)
     assert played == []
+
+
+def test_who_weighs_what_was_heard_does_all_of_it(played: list[Any], tmp_path: Path) -> None:
+    """The thinker itself, weighing, and looking ahead so, which it does not with slates."""
+    args = Args(out=tmp_path, seeds=(0,), only=("css-3d", "slate", "noisy"), weigh=True)
+    reproduce(args)
+    for setting in ("slate", "noisy"):
+        models = tmp_path / "css-3d" / setting / "seed-0"
+        (one,) = (one for one in played if one.out == models / "weighing-rl")
+        given = dict(agent.split("=") for agent in one.agents if "=" in agent)
+        wanted = {
+            "continued": f"{models}/continued/sl-0.pt",
+            "once": f"once:{models}/rl/rl-0.pt",
+            "awake": f"bayes:{models}/rl/rl-0.pt",
+        }
+        if setting == "noisy":
+            wanted["plan"] = f"plan-bayes:{models}/rl/rl-0.pt"
+        assert given == wanted
+        cell = Cell("css-3d", setting, 0)
+        alone = [("awake", "continued"), ("awake", "once")]
+        ahead = [("plan", name) for name in AGAINST]
+        assert compared(cell, args) == (alone if setting == "slate" else [*ahead, *alone])
 
 
 def test_the_table_by_hand(tmp_path: Path) -> None:

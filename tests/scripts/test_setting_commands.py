@@ -101,6 +101,38 @@ def test_the_benchmark_with_the_striking_user(
     assert content["agents"]["oracle"]["mrr"] != plain["agents"]["oracle"]["mrr"]
 
 
+def test_the_benchmark_of_agents_that_weigh(
+    world: list[object], tiny_captioner: Path, tmp_path: Path
+) -> None:
+    data = world[:2]
+    do("train_sl", *data, "--user", "neural", "--epochs", 1, "--batch-size", 16,
+       "--dialogs-per-epoch", 64, "--test-pairs", 0, "--model-folder", tmp_path)  # fmt: skip
+    model = tmp_path / "sl-0.pt"
+    agents = ["--agents", f"once:{model}", f"bayes:{model}", f"plan-bayes:{model}"]
+    small = ["--pairs", 64, "--bootstrap", 20, "--plan-believed", 5]
+    neural = [*data, "--user", "neural", *small]
+    own = benchmark(tmp_path / "own", *neural, *agents)
+    assert own["protocol"]["bayes"] == [64, 0.2, "neural"]
+    assert own["protocol"]["plan"] == [4, 5, 1, "neural"]
+    once, weighing, ahead = (
+        own["agents"][f"{how}-sl-0"]["found"][-1] for how in ("once", "bayes", "plan-bayes")
+    )
+    assert once < min(weighing, ahead)  # the imagined user is the one who speaks
+    less = ["--bayes-pool", 2, "--bayes-slips", 0.9]
+    other = benchmark(tmp_path / "other", *neural, *agents[:3], *less, "--noise", 0.3)
+    assert other["protocol"]["bayes"] == [2, 0.9, "neural"] and "plan" not in other["protocol"]
+    assert other["agents"]["bayes-sl-0"] != own["agents"]["bayes-sl-0"]
+    strangers = [*data, "--user", "attribute", *small]
+    theirs = benchmark(tmp_path / "theirs", *strangers, *agents[:3], "--plan-user", "neural")
+    assert theirs["protocol"]["bayes"] == [64, 0.2, "neural"]
+    told = refused("benchmark", *strangers, *agents, "--out", tmp_path / "none")
+    assert "give --plan-user neural, got AttributeUser" in told
+    told = refused("benchmark", *neural, *agents, "--slate", 2, "--out", tmp_path / "none")
+    assert "one image at a time" in told
+    told = refused("benchmark", *neural, *agents, "--bayes-slips", 1, "--out", tmp_path / "none")
+    assert "a share of slips in [0, 1), got 1" in told
+
+
 def test_the_benchmark_of_agents_that_plan(world: list[object], tmp_path: Path) -> None:
     world = [*world, "--encoder", "scene"]
     do("train_sl", *world[:4], "--encoder", "scene", "--epochs", 1, "--batch-size", 16,
