@@ -1,4 +1,4 @@
-"""Which image is meant, by how likely a user would have said what was heard: Bayes' rule."""
+"""Which image is meant, by how likely a user would have said what was heard."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from envs.state import NOTHING
 from retrieval.index import top_k
 from user_simulator.base import Draws, UserModel
 
-CERTAIN = 1e9  # above every score: what must be among the images that are weighed
-
 
 @dataclass(frozen=True)
 class Weighing:
     """How a belief hears.
 
     Args:
-        pool: images that are weighed at each turn, those that the tracker thinks likeliest.
+        pool: images that are weighed at each turn, those that the tracker thinks likeliest, beside
+            what was on show.
         slips: share of sentences that are taken to be about some other image. It bounds what one
             sentence can say against an image, so it is also how far a model that does not speak
             quite as the user does is trusted.
@@ -54,6 +53,8 @@ class Heard(NamedTuple):
 
     def forget(self, rows: np.ndarray) -> Heard:
         """With the dialogs of a mask (B,) begun anew, and no turn that none of them remembers."""
+        if not rows.any():
+            return self
         reference = np.where(rows[:, None], NOTHING, self.reference)
         gone = int((reference == NOTHING).all(0).sum())  # the oldest ones
         return Heard(
@@ -73,9 +74,12 @@ class Belief:
 
     with s the tracker's scaled scores, c and r the words and the image on show of turn t, p the
     user model's probability of the words if g were meant, p(c | r) its mean over random images:
-    a slip speaks of any of them. Bayes' rule with a learnt likelihood; the tracker, who has heard
-    the same words, is the prior and says what is worth weighing: the other images keep its order,
-    below these.
+    a slip speaks of any of them.
+
+    This would be Bayes' rule, were s what is known without the words. But the tracker has heard
+    them too: they count twice, as the opinions of two who heard them, and the belief is surer
+    than it should be; what one sentence can say against an image is bounded by the slips. The
+    tracker also says what is worth weighing: the other images keep its order, below these.
 
     An image's earlier turns are weighed when it is first among the likeliest, so each pair of an
     image and a turn is weighed once.
@@ -120,9 +124,12 @@ class Belief:
         Args:
             prior: the tracker's scaled scores (B, N); -infinity rules an image out.
             heard: all turns, the last one included.
-            always: images to weigh in any case, a mask (B, N).
+            always: images to weigh beside the pool (B, A), padded with -1.
         """
-        pool = top_k(np.where(always, CERTAIN, prior), self.how.pool)  # (B, P)
+        rest = np.where(listed(always, self.size), -np.inf, prior)
+        best = top_k(rest, self.how.pool)  # (B, P)
+        # where there is nothing more to weigh, the best one is named again
+        pool = np.concatenate([best, np.where(always == NOTHING, best[:, :1], always)], axis=1)
         evidence = np.take_along_axis(heard.evidence, pool, 1)
         turns = np.take_along_axis(heard.turns, pool, 1)
         for turn in range(heard.reference.shape[1]):
@@ -136,13 +143,12 @@ class Belief:
         heard = heard._replace(evidence=heard.evidence.copy(), turns=heard.turns.copy())
         np.put_along_axis(heard.evidence, pool, evidence, 1)
         np.put_along_axis(heard.turns, pool, turns, 1)
-        weighed = np.take_along_axis(prior, pool, 1) + evidence  # (B, P)
+        weighed = np.take_along_axis(prior, pool, 1) + evidence  # (B, P + A)
         others = prior.astype(np.float64)
         np.put_along_axis(others, pool, -np.inf, 1)
-        best = others.max(1, keepdims=True)
-        below = np.where(np.isfinite(weighed), weighed, np.inf).min(1, keepdims=True) - 1
-        with np.errstate(invalid="ignore"):  # where the pool is the gallery
-            logits = np.where(np.isfinite(others), others - best + below, -np.inf)
+        below = finite_or(np.where(np.isfinite(weighed), weighed, np.inf).min(1), 0.0) - 1
+        above = finite_or(others.max(1), 0.0)
+        logits = others - (above - below)[:, None]
         np.put_along_axis(logits, pool, weighed, 1)
         return logits, heard
 
@@ -158,7 +164,8 @@ class Belief:
         .. math:: \sum_g b(g) \, [c \ne g] \, (1 + \log_2(1 + rank(g | c, u(c, g))))
 
         where u are the words of the user model about the candidate c if g is meant, and the rank
-        is g's among the M images once these words were weighed too.
+        is g's among the M images once these words were weighed too. Here a slip is of the M: how
+        likely words are then is their mean under the belief, not over random images.
 
         Args:
             candidates: images that might be shown (B, K).
@@ -167,7 +174,8 @@ class Belief:
             rng: of the user model's words.
         """
         dialogs, count, among = *candidates.shape, images.shape[1]
-        chance = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))  # (B, M)
+        belief = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)  # (B, M)
+        chance, prior = np.exp(belief), belief[:, None, None]
         shown = candidates.repeat(among, axis=1).ravel()  # (B K M,)
         meant = np.tile(images, (1, count)).ravel()
         said = np.array(self.model.describe(shown, meant, rng), dtype=object)
@@ -175,7 +183,7 @@ class Belief:
             shown.repeat(among), np.tile(images[:, None], (1, count * among, 1)).ravel(),
             said.repeat(among),
         ).reshape(dialogs, count, among, among)  # fmt: skip
-        prior = np.log(chance)[:, None, None]  # words g (axis 2) weighed for each image (axis 3)
+        # words g (axis 2), weighed for each image (axis 3)
         slip = np.logaddexp.reduce(weighed + prior, axis=3, keepdims=True)
         after = prior + self._or_slip(weighed, slip)
         found = candidates[:, :, None] == images[:, None]  # (B, K, M)
@@ -199,3 +207,16 @@ class Belief:
         """Of the words of pairs, in float64."""
         told = self.model.log_likelihood(reference, target, captions.tolist())
         return np.asarray(told, np.float64)
+
+
+def listed(images: np.ndarray, size: int) -> np.ndarray:
+    """Which of N images are on each row of lists (B, S), padded with -1: (B, N)."""
+    mask = np.zeros((len(images), size + 1), dtype=bool)
+    mask[np.arange(len(images))[:, None], images] = True  # -1 marks the column that goes
+    return mask[:, :-1]
+
+
+def finite_or(values: np.ndarray, other: float) -> np.ndarray:
+    """Values, or another one in place of those that are not finite."""
+    told: np.ndarray = np.where(np.isfinite(values), values, other)
+    return told

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.belief import Belief, Heard, Weighing
+from agents.belief import Belief, Heard, Weighing, finite_or, listed
 from agents.look_ahead import Improvement, Players, look_ahead, propose
 from agents.supervised import live_index
 from agents.tracker import DialogTracker
@@ -155,9 +155,9 @@ class PlanningAgent:
                 )
             if not isinstance(imagined.user, UserModel):
                 raise ValueError(
-                    "weighing what was heard needs an imagined user whose words have a "
-                    "likelihood, as the neural one's have: give --plan-user neural, got "
-                    f"{type(imagined.user).__name__}"
+                    "weighing what was heard needs an imagined user whose words have a likelihood, "
+                    f"as the neural one's have, got {type(imagined.user).__name__}; play with "
+                    "--user neural, or imagine it (benchmark --plan-user neural)"
                 )
             self._belief = Belief(imagined.user, len(dialog.gallery), weighing, rng)
 
@@ -187,7 +187,7 @@ class PlanningAgent:
             scores = to_host(asked @ self._embedded.T)  # (B, N)
             sharpness = self.tracker.scale.exp().item()
         seen = listed(shown, self.index.size)  # (B, N)
-        believed = sharpness * scores.astype(np.float64)
+        believed = sharpness * scores
         if self._belief is None:
             recognised = self._recognised(on_show, observation["caption"])
             known = np.where(recognised, on_show, np.where(known == on_show, NOTHING, known))
@@ -195,9 +195,12 @@ class PlanningAgent:
             vocabulary = self._players.ahead.vocabulary
             said = [vocabulary.decode(row) for row in observation["caption"].tolist()]
             heard = self._belief.hear(heard, on_show, said)
-            possible = believed if self.plays_on else np.where(seen, -np.inf, believed)
-            believed, heard = self._belief.weigh(possible, heard, seen & self.plays_on)
-            known = likelier_than_all(believed, seen)
+            # users pick the target from a slate: what they passed over it is not
+            picked = heard.reference if self.plays_on else heard.reference[:, :0]
+            may_be = listed(picked, self.index.size)
+            possible = np.where(seen & ~may_be, -np.inf, believed.astype(np.float64))
+            believed, heard = self._belief.weigh(possible, heard, picked)
+            known = likelier_than_all(believed, may_be)
             scores = finite(believed, scores)
         believed = np.where(seen, -np.inf, believed)
         front = top_k(believed, self._players.ahead.slate)  # (B, k) what is shown
@@ -310,25 +313,31 @@ class OwnScores(ScoreIndex):
         return own
 
 
-def likelier_than_all(logits: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """The image (B,) of those seen that is likelier meant than all others together, else -1.
+def likelier_than_all(logits: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """The image (B,) of a mask (B, N) that is likelier meant than all others together, else -1.
 
     Args:
         logits: the belief (B, N).
-        seen: which images were on show (B, N).
+        of: which images are asked about (B, N).
     """
-    best = logits.argmax(1)
-    chance = 1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1)  # the best one's
-    told: np.ndarray = np.where(seen[np.arange(len(best)), best] & (chance > 0.5), best, NOTHING)
+    best, at = logits.argmax(1), np.arange(len(logits))
+    most = finite_or(logits[at, best], 0.0)  # -infinity where all are ruled out
+    others = np.exp(logits - most[:, None]).sum(1) - 1
+    known = of[at, best] & np.isfinite(logits[at, best]) & (others < 1)
+    told: np.ndarray = np.where(known, best, NOTHING)
     return told
 
 
 def finite(logits: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Logits (B, N) as float32 scores; what they rule out comes last, by other scores (B, N)."""
+    """Logits (B, N) as float32 scores; what they rule out comes last, by other scores (B, N).
+
+    They are moved so that most of them lie near 0, where float32 tells them apart.
+    """
     ruled_out = ~np.isfinite(logits)
-    least = np.where(ruled_out, np.inf, logits).min(1, keepdims=True)
-    best = scores.max(1, keepdims=True)
-    return np.where(ruled_out, least - 1 + scores - best, logits).astype(np.float32)
+    least = finite_or(np.where(ruled_out, np.inf, logits).min(1, keepdims=True), 0.0)
+    last = least - 1 + scores - scores.max(1, keepdims=True)
+    whole = np.where(ruled_out, last, logits)
+    return (whole - np.median(whole, axis=1, keepdims=True)).astype(np.float32)
 
 
 def imagined_state(
@@ -359,13 +368,6 @@ def imagined_state(
         nearest=unknown,
         stalled=np.zeros(len(on_show), dtype=np.int64),
     )  # fmt: skip
-
-
-def listed(images: np.ndarray, size: int) -> np.ndarray:
-    """Which of N images are on each row of lists (B, S), padded with -1: (B, N)."""
-    mask = np.zeros((len(images), size + 1), dtype=bool)
-    mask[np.arange(len(images))[:, None], images] = True  # -1 marks the column that goes
-    return mask[:, :-1]
 
 
 def without_slips(user: User) -> User:

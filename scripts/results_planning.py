@@ -58,7 +58,8 @@ class Args:
     """A CSS folder; by default the built-in data in the cache, made when missing."""
     out: Path = Path("runs/map")
     """The folder of `results_dialogs`, whose agents are taken, or trained where they are missing;
-    receives a folder `planning-...` per cell."""
+    receives a folder `planning-...` or
+    `weighing-...` per cell."""
     only: tuple[str, ...] = ()
     """Names of galleries, settings and strangers; by default all."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -158,12 +159,20 @@ def play(cell: Cell, args: Args, trained: results_dialogs.Args) -> None:
         agents = f"continued={continued} once=once:{continued} awake=once:{thinker} "
         agents += f"plan=plan:{thinker} oracle"
     setting = SETTINGS[lived(cell).setting]
-    flags = setting.flags if stranger is None else f"{stranger.flags} --plan-user neural"
+    flags = setting.flags if stranger is None else stranger.flags
+    if is_unknown(cell, args):
+        flags += " --plan-user neural"
     call(
         f"benchmark --agents {agents} {flags} {results_dialogs.world(cell, trained)} "
         f"--turns {setting.turns} --pairs {args.pairs} --seed {PLAYED} --bootstrap 200 "
         f"--out {folder(cell, args)}"
     )
+
+
+def is_unknown(cell: Cell, args: Args) -> bool:
+    """Whether the neural user is imagined in place of the one who speaks: of a stranger, and, to
+    weigh words, of any user whose words have no likelihood."""
+    return cell.setting in STRANGERS or (args.weigh and cell.setting == "striking")
 
 
 def plans(cell: Cell, args: Args) -> bool:
@@ -203,6 +212,8 @@ def table(wanted: Sequence[Cell], args: Args) -> str:
         paths = [folder(cell, args) / "ranks.npz" for cell in alike]
         parts = [[path] for path in paths if path.is_file()]
         what = {**SETTINGS, **STRANGERS}[setting].what
+        if is_unknown(alike[0], args) and setting not in STRANGERS:
+            what += ", imagined as the neural user"
         for who, against in compared(alike[0], args) if parts else ():
             found = pooled(parts, against, who)
             kept[f"{gallery} {setting} {who} {against}"] = found

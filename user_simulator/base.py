@@ -36,7 +36,11 @@ class User(Protocol):
 
 @runtime_checkable
 class UserModel(User, Protocol):
-    """A user of whom it can be told how likely they are to say something."""
+    """A user of whom it can be told how likely they are to say something.
+
+    Who always says the likeliest words may answer by the chances these were chosen by: what is
+    nearly said counts for something then.
+    """
 
     def log_likelihood(
         self, reference: np.ndarray, target: np.ndarray, captions: Sequence[str]
@@ -46,7 +50,7 @@ class UserModel(User, Protocol):
         Args:
             reference: images on show (B,).
             target: images that might be in mind (B,).
-            captions: what was said, B of them. Words that the user never says are passed over.
+            captions: what was said, B of them. A word that the user never says counts nothing.
         """
         ...
 

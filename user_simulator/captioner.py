@@ -274,7 +274,10 @@ class NeuralUser:
     def log_likelihood(
         self, reference: np.ndarray, target: np.ndarray, captions: Sequence[str]
     ) -> np.ndarray:
-        """See `UserModel`; by the captioner's own distribution, whatever the temperature."""
+        """See `UserModel`; by the captioner's own distribution, whatever the temperature.
+
+        At temperature 0 these are the chances that the likeliest words were chosen by.
+        """
         ids = self.captioner.vocabulary.encode(captions, MAX_WORDS)  # (B, 16)
         told = np.empty(len(ids), np.float32)
         order = np.argsort((ids != PADDING).sum(1), kind="stable")  # so that few places are padded

@@ -123,7 +123,7 @@ class Decoder:
         """How likely the captioner is to say given words: ln of their probability (B,).
 
         Sentences that fill all places are cut there, as those that are spoken are; the others
-        count their end. A word that cannot be said (id 1) is passed over, and counts nothing.
+        count their end. A word that cannot be said (id 1) counts nothing itself.
 
         Args:
             tables: of the gallery.

@@ -76,6 +76,7 @@ def hear_all(belief: Belief, heard: list[list[tuple[int, str]]]) -> Heard:
     return state
 
 
+NONE = np.full((2, 1), NOTHING)
 TALKS = [[(0, "s1"), (3, "s0"), (5, "s1")], [(8, "s3"), (2, "s2"), (0, "s0")]]
 
 
@@ -87,7 +88,7 @@ def test_the_belief_is_bayes_rule(slips: float, strangers: int) -> None:
     drawn = belief._strangers
     assert sorted(set(drawn.tolist())) == sorted(drawn.tolist()) and len(drawn) == min(N, strangers)
     prior = np.random.default_rng(1).normal(size=(2, N))
-    logits, _ = belief.weigh(prior, hear_all(belief, TALKS), np.zeros((2, N), bool))
+    logits, _ = belief.weigh(prior, hear_all(belief, TALKS), NONE)
     for row, heard in enumerate(TALKS):
         wanted = prior[row] + by_hand(user.chances, drawn, slips, heard)
         np.testing.assert_allclose(logits[row], wanted, rtol=1e-10)
@@ -102,21 +103,21 @@ def test_images_that_come_late_have_all_turns_weighed_and_none_twice() -> None:
     for turn in range(3):
         shown, said = zip(*(talk[turn] for talk in TALKS), strict=True)
         state = belief.hear(state, np.array(shown), list(said))
-        prior, always = rng.normal(size=(2, N)), np.zeros((2, N), bool)
-        always[0, 7] = turn > 0
+        prior, always = rng.normal(size=(2, N)), NONE.copy()
+        always[0] = 7 if turn > 0 else NOTHING
         user.asked.clear()
         logits, state = belief.weigh(prior, state, always)
         for row, talk in enumerate(TALKS):
-            order = np.lexsort((-prior[row], ~always[row]))
-            pool, others = order[:3], np.setdiff1d(np.arange(N), order[:3])
+            order = [image for image in np.argsort(-prior[row]) if image not in always[row]]
+            pool = [*order[:3], *always[row][always[row] != NOTHING]]
+            others = np.setdiff1d(np.arange(N), pool)
             heard = talk[: turn + 1]
             wanted = prior[row] + by_hand(user.chances, belief._strangers, 0.1, heard)
             np.testing.assert_allclose(logits[row, pool], wanted[pool], rtol=1e-10)
             assert logits[row, others].max() < logits[row, pool].min()
             by_prior = others[np.argsort(prior[row, others])]
             assert (np.diff(logits[row, by_prior]) > 0).all()  # the tracker's order
-            assert (7 in pool) or not always[row, 7]
-        assert len(user.asked) == len(set(user.asked)) and not asked & set(user.asked)
+        assert not asked & set(user.asked)
         asked |= set(user.asked)
 
 
@@ -128,7 +129,7 @@ def test_what_is_ruled_out_stays_out_and_what_cannot_be_is_last() -> None:
     for slips in (0.0, 0.1):
         belief = Belief(user, N, Weighing(100, slips, N), np.random.default_rng(3))
         heard = belief.hear(None, np.array([0]), ["s0"])
-        logits, _ = belief.weigh(prior, heard, np.zeros((1, N), bool))
+        logits, _ = belief.weigh(prior, heard, NONE[:1])
         impossible = np.isneginf(logits[0])
         assert impossible[5] and impossible[:4].all() == (slips == 0)
         assert np.isfinite(logits[0, [4, 6, 7, 8]]).all()
@@ -140,21 +141,25 @@ def test_dialogs_begun_anew_remember_nothing() -> None:
     belief = Belief(user, N, Weighing(3, 0.1, 4), np.random.default_rng(3))
     rng = np.random.default_rng(5)
     old = hear_all(belief, TALKS)
-    _, old = belief.weigh(rng.normal(size=(2, N)), old, np.zeros((2, N), bool))
-    prior, never = rng.normal(size=(2, N)), np.zeros((2, N), bool)
+    kept = [old.evidence.copy(), old.turns.copy()]
+    _, weighed = belief.weigh(rng.normal(size=(2, N)), old, NONE)
+    np.testing.assert_array_equal(old.evidence, kept[0])  # state in, state out
+    np.testing.assert_array_equal(old.turns, kept[1])
+    assert (weighed.turns > old.turns).any()
+    old, prior = weighed, rng.normal(size=(2, N))
 
     both = belief.hear(old.forget(np.array([True, True])), np.array([4, 1]), ["s2", "s0"])
     fresh = belief.hear(None, np.array([4, 1]), ["s2", "s0"])
     np.testing.assert_array_equal(
-        belief.weigh(prior, both, never)[0], belief.weigh(prior, fresh, never)[0]
+        belief.weigh(prior, both, NONE)[0], belief.weigh(prior, fresh, NONE)[0]
     )
     assert both.reference.shape == (2, 1)
 
     one = belief.hear(old.forget(np.array([False, True])), np.array([4, 1]), ["s2", "s0"])
-    logits, _ = belief.weigh(prior, one, never)
+    logits, _ = belief.weigh(prior, one, NONE)
     goes_on = hear_all(belief, [[*TALKS[0], (4, "s2")], [*TALKS[1], (1, "s0")]])
-    np.testing.assert_allclose(logits[0], belief.weigh(prior, goes_on, never)[0][0])
-    np.testing.assert_array_equal(logits[1], belief.weigh(prior, fresh, never)[0][1])
+    np.testing.assert_allclose(logits[0], belief.weigh(prior, goes_on, NONE)[0][0])
+    np.testing.assert_array_equal(logits[1], belief.weigh(prior, fresh, NONE)[0][1])
 
 
 @pytest.mark.parametrize("slips", [0.0, 0.3])
@@ -199,19 +204,46 @@ def test_an_image_is_known_once_it_is_likelier_than_all_others_together() -> Non
 
 
 def test_what_is_ruled_out_ranks_last_by_the_other_scores() -> None:
-    logits = np.array([[3.0, -np.inf, 1.0, -np.inf, 2.0]])
-    scores = finite(logits, np.array([[0.0, 0.2, 0.9, 0.7, 0.1]], np.float32))
-    assert scores.dtype == np.float32 and np.argsort(-scores[0]).tolist() == [0, 4, 2, 3, 1]
+    logits = np.array([[3.0, -np.inf, 1.0, -np.inf, 2.0], [-np.inf] * 5])
+    own = np.array([[0.0, 0.2, 0.9, 0.7, 0.1], [0.1, 0.4, 0.2, 0.5, 0.3]], np.float32)
+    scores = finite(logits, own)
+    assert scores.dtype == np.float32 and np.isfinite(scores).all()
+    assert np.argsort(-scores).tolist() == [[0, 4, 2, 3, 1], [3, 1, 4, 2, 0]]
+    assert likelier_than_all(logits, np.ones((2, 5), bool)).tolist() == [0, NOTHING]
+
+
+def test_many_images_far_below_are_told_apart() -> None:
+    logits = np.linspace(-501, -500, 5000)[None]
+    logits[0, -1] = 0.0
+    scores = finite(logits, np.zeros((1, 5000), np.float32))
+    assert len(np.unique(scores)) == 5000
+
+
+def test_where_all_that_is_weighed_is_ruled_out_the_tracker_is_left() -> None:
+    user = teller()
+    user.chances[:, :, 0] = 0.0  # nobody says s0
+    belief = Belief(user, N, Weighing(3, 0.2, 4), np.random.default_rng(3))
+    prior = np.random.default_rng(1).normal(size=(1, N))
+    logits, _ = belief.weigh(prior, belief.hear(None, np.array([0]), ["s0"]), NONE[:1])
+    order = np.argsort(-prior[0])
+    assert np.isneginf(logits[0, order[:3]]).all()
+    assert np.argsort(-logits[0])[:6].tolist() == order[3:].tolist()
 
 
 # ---- agents that hear so
 
 
 class Steady:
-    """The attribute user, who says the same of the same images every time; a model of itself."""
+    """The attribute user, who says the same of the same images every time; a model of itself.
 
-    def __init__(self, user: Any):
+    Args:
+        user: who speaks.
+        own, other: ln of how likely it thinks what it would say, and anything else.
+    """
+
+    def __init__(self, user: Any, own: float = -0.01, other: float = -9.0):
         self._user = user
+        self._own, self._other = own, other
 
     def describe(self, reference: np.ndarray, target: np.ndarray, rng: Draws) -> list[str]:
         """True captions without chance."""
@@ -223,7 +255,8 @@ class Steady:
     ) -> np.ndarray:
         """Nearly 1 for what it says, else nearly 0."""
         own = self.describe(reference, target, Half())
-        return np.array([-0.01 if a == b else -9.0 for a, b in zip(own, captions, strict=True)])
+        alike = [a == b for a, b in zip(own, captions, strict=True)]
+        return np.where(alike, self._own, self._other)
 
 
 class Half:
@@ -269,44 +302,115 @@ def test_weighing_finds_more(agent: DialogTracker, dialog: Dialog) -> None:
         assert found[0] + 0.1 < min(found[1:])
 
 
-def test_it_shows_the_likeliest_that_was_not_on_show(agent: DialogTracker, dialog: Dialog) -> None:
-    """By loops over the turns; what it ranks is its belief."""
-    target, reference = evaluation_pairs(len(dialog.gallery), 30, 3)
-    who = weigher(agent, dialog, plays_on=False)
-    played = run_dialogs(dialog, who, target, reference)
-    features = torch.from_numpy(dialog.gallery.features)
+@pytest.mark.parametrize("k", [1, 3])
+def test_what_it_shows_and_how_it_ranks_by_loops(
+    k: int, agent: DialogTracker, dialog: Dialog
+) -> None:
+    """The likeliest that was not on show or, but in the last turn, what promises most."""
+    rules = dialog.with_(user=Steady(dialog.user._user, -0.5, -1.5))  # so that both opinions count
+    who = weigher(agent, rules, k, plays_on=False)
     strangers = who._belief._strangers  # type: ignore[union-attr]
-    compared = 0
-    for row in range(30):
-        memory: Any = None
-        seen, talk = [], []
+    features = torch.from_numpy(dialog.gallery.features)
+
+    def like(shown: int, image: int, said: str) -> float:
+        one, other = np.array([shown]), np.array([image])
+        return float(np.exp(rules.user.log_likelihood(one, other, [said])[0]))
+
+    compared = unlikeliest = 0
+    for target in range(16):
+        state, memory, seen, talk = None, None, [], []
+        shown = (target + 5) % len(features)
         for turn in range(TURNS):
-            shown, said = int(played.shown[row, turn]), played.captions[row][turn]
-            if shown == target[row]:
+            if shown == target:
                 break
+            said = rules.user.describe(np.array([shown]), np.array([target]), Half())
+            ids = dialog.vocabulary.encode(said, CAPTION_LENGTH)
+            observed = {"reference": dialog.gallery.features[[shown]], "caption": ids,
+                        "turn": np.array([[turn]])}  # fmt: skip
+            scores, state = who.predict(observed, state, np.array([turn == 0]))
             seen.append(shown)
-            talk.append((shown, said))
+            talk.append((shown, said[0]))
             with torch.no_grad():
-                ids = torch.from_numpy(dialog.vocabulary.encode([said], CAPTION_LENGTH))
-                query, memory = agent.respond(agent.embed(features[[shown]]), ids, memory)
-                scores = agent.scale.exp() * (query @ agent.embed(features).T)[0]
+                query, memory = agent.respond(
+                    agent.embed(features[[shown]]), torch.from_numpy(ids), memory
+                )
+                prior = agent.scale.exp() * (query @ agent.embed(features).T)[0]
             free = [image for image in range(len(features)) if image not in seen]
-            free.sort(key=lambda image: -float(scores[image]))
+            free.sort(key=lambda image: -float(prior[image]))
             logits = {}
             for image in free[:20]:
-                logits[image] = float(scores[image])
+                logits[image] = float(prior[image])
                 for before, words in talk:
-                    one = np.array([before])
-                    like = np.exp(dialog.user.log_likelihood(one, np.array([image]), [words])[0])
-                    slip = np.mean([
-                        np.exp(dialog.user.log_likelihood(one, np.array([other]), [words])[0])
-                        for other in strangers
-                    ])  # fmt: skip
-                    logits[image] += np.log(0.9 * like + 0.1 * slip)
-            chosen = int(played.shown[row, turn + 1])
-            assert logits[chosen] == pytest.approx(max(logits.values()), abs=1e-3)
+                    slip = np.mean([like(before, other, words) for other in strangers])
+                    logits[image] += np.log(0.9 * like(before, image, words) + 0.1 * slip)
+            order = sorted(logits, key=lambda image: -logits[image])
+            chosen = int(scores[0].argmax())
+            expected = dict.fromkeys(order[:1], 0.0)
+            if k > 1 and turn < TURNS - 1:
+                expected = outcomes(order[:6], logits, k, rules.user, like)
+            assert expected[chosen] == pytest.approx(min(expected.values()), abs=1e-3)
+            ranked = [image for image in np.argsort(-scores[0]).tolist() if image != chosen]
+            told = [logits[image] for image in ranked[:19]]
+            assert (np.diff(told) < 1e-3).all()  # the belief's order
+            assert ranked[19 : len(free) - 1] == free[20:]  # then the tracker's
+            assert set(ranked[len(free) - 1 :]) == set(seen)
             compared += 1
-    assert compared > 60
+            unlikeliest += chosen != order[0]
+            shown = chosen
+    assert compared > 30 and (unlikeliest > 3) == (k > 1)
+
+
+def outcomes(
+    images: list[int], logits: dict[int, float], k: int, user: Any, like: Any
+) -> dict[int, float]:
+    """What showing each of the first k is expected to come to."""
+    weight = np.exp([logits[image] for image in images])
+    weight = weight / weight.sum()
+    expected = {}
+    for shown in images[:k]:
+        expected[shown] = 0.0
+        for mine, meant in zip(weight, images, strict=True):
+            if meant == shown:
+                continue
+            said = user.describe(np.array([shown]), np.array([meant]), Half())[0]
+            chance = np.array([like(shown, image, said) for image in images])
+            after = weight * (0.9 * chance + 0.1 * (weight * chance).sum())
+            after[images.index(shown)] = 0
+            own = after[images.index(meant)]
+            rank = (after > own).sum() + ((after == own).sum() - 1) / 2
+            expected[shown] += mine * (1 + np.log2(1 + rank))
+    return expected
+
+
+def test_a_small_pool_does_not_bind_it_to_what_was_on_show(
+    agent: DialogTracker, dialog: Dialog
+) -> None:
+    target, reference = evaluation_pairs(len(dialog.gallery), 200, 5)
+    once = PlanningAgent(agent, dialog, Plan(1), np.random.default_rng(1), True)
+    few = PlanningAgent(agent, dialog, Plan(1), np.random.default_rng(1), True, Weighing(2, 0.1, 8))
+    least, found = (
+        found_by_turn(run_dialogs(dialog, who, target, reference).slates, target)[:, -1].mean()
+        for who in (once, few)
+    )
+    assert found >= least
+
+
+def test_what_users_passed_over_is_not_shown_again(agent: DialogTracker, dialog: Dialog) -> None:
+    """They pick the target where it is on the slate, whatever slips out of them."""
+    slips = NoisyUser(dialog.user, 0.3, len(dialog.gallery))
+    rules = dialog.with_(slate=3, user=slips)
+    target, reference = evaluation_pairs(len(dialog.gallery), 120, 3)
+    played = run_dialogs(rules, weigher(agent, rules), target, reference)
+    passed_over = 0
+    for row in range(len(target)):
+        passed, picked = set(), set()
+        for turn in range(TURNS + 1):
+            slate = {int(image) for image in played.slates[row, turn] if image >= 0}
+            assert not (passed - picked) & slate
+            picked.add(int(played.shown[row, turn]))
+            passed |= slate - picked
+        passed_over += len(passed)
+    assert passed_over > 300
 
 
 @pytest.mark.parametrize("play", [{}, {"slate": 3}, {"never_repeat": True}, {"patience": 2}])
@@ -366,7 +470,7 @@ def test_new_dialogs_in_a_batch_begin_anew(agent: DialogTracker, dialog: Dialog)
 
 def test_what_cannot_be_weighed_is_refused(agent: DialogTracker, dialog: Dialog) -> None:
     unknown = dialog.with_(user=dialog.user._user)
-    with pytest.raises(ValueError, match="--plan-user neural, got AttributeUser"):
+    with pytest.raises(ValueError, match="got AttributeUser; play with --user neural"):
         weigher(agent, unknown)
     slates = dialog.with_(slate=2)
     weigher(agent, slates)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from agents.belief import listed
 from agents.checkpoints import save_checkpoint
 from agents.evaluation import evaluation_pairs, run_dialogs
 from agents.loading import load_agent, named
-from agents.planning import Plan, PlanningAgent, listed, without_slips
+from agents.planning import Plan, PlanningAgent, without_slips
 from agents.report import found_by_turn, repeat_share
 from agents.supervised import Training, pretrain_epoch
 from agents.tracker import AGENTS, DialogTracker, TrackerAgent

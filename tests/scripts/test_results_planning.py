@@ -71,6 +71,18 @@ def test_who_thinks_can_be_chosen_and_nothing_is_played_twice(
     assert played == []
 
 
+def test_who_weighs_imagines_somebody_whose_words_have_a_likelihood(
+    played: list[Any], tmp_path: Path
+) -> None:
+    args = Args(Path("photos"), out=tmp_path, seeds=(0,), weigh=True)
+    reproduce(args)
+    weighing = [one for one in played if "weighing-rl" in str(one.out)]
+    assert len(weighing) == len(GALLERIES) * (len(SETTINGS) + len(STRANGERS))
+    assert all("neural" in (one.plan_user, one.user) for one in weighing)
+    unknown = {one.user for one in weighing if one.plan_user}
+    assert unknown == {"attribute", "striking"}
+
+
 def test_who_weighs_what_was_heard_does_all_of_it(played: list[Any], tmp_path: Path) -> None:
     """The thinker itself, weighing, and looking ahead so, which it does not with slates."""
     args = Args(out=tmp_path, seeds=(0,), only=("css-3d", "slate", "noisy"), weigh=True)

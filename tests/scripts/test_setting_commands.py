@@ -126,7 +126,7 @@ def test_the_benchmark_of_agents_that_weigh(
     theirs = benchmark(tmp_path / "theirs", *strangers, *agents[:3], "--plan-user", "neural")
     assert theirs["protocol"]["bayes"] == [64, 0.2, "neural"]
     told = refused("benchmark", *strangers, *agents, "--out", tmp_path / "none")
-    assert "give --plan-user neural, got AttributeUser" in told
+    assert "got AttributeUser; play with" in told
     told = refused("benchmark", *neural, *agents, "--slate", 2, "--out", tmp_path / "none")
     assert "one image at a time" in told
     told = refused("benchmark", *neural, *agents, "--bayes-slips", 1, "--out", tmp_path / "none")
