@@ -18,6 +18,7 @@ from envs.dialog import CAPTION_LENGTH, Dialog
 from envs.factory import make_dialog
 from envs.state import NOTHING
 from envs.vector import DialogRetrievalVectorEnv
+from tests.steady_users import Half, Steady
 from user_simulator import NoisyUser
 from user_simulator.base import Draws, UserModel
 
@@ -233,40 +234,6 @@ def test_where_all_that_is_weighed_is_ruled_out_the_tracker_is_left() -> None:
 # ---- agents that hear so
 
 
-class Steady:
-    """The attribute user, who says the same of the same images every time; a model of itself.
-
-    Args:
-        user: who speaks.
-        own, other: ln of how likely it thinks what it would say, and anything else.
-    """
-
-    def __init__(self, user: Any, own: float = -0.01, other: float = -9.0):
-        self._user = user
-        self._own, self._other = own, other
-
-    def describe(self, reference: np.ndarray, target: np.ndarray, rng: Draws) -> list[str]:
-        """True captions without chance."""
-        said: list[str] = self._user.describe(reference, target, Half())
-        return said
-
-    def log_likelihood(
-        self, reference: np.ndarray, target: np.ndarray, captions: list[str]
-    ) -> np.ndarray:
-        """Nearly 1 for what it says, else nearly 0."""
-        own = self.describe(reference, target, Half())
-        alike = [a == b for a, b in zip(own, captions, strict=True)]
-        return np.where(alike, self._own, self._other)
-
-
-class Half:
-    """Chances that are all one half."""
-
-    def random(self, size: tuple[int, int]) -> np.ndarray:
-        """(B, M) halves."""
-        return np.full(size, 0.5)
-
-
 @pytest.fixture(scope="module")
 def dialog(tiny_root: Path) -> Dialog:
     made = make_dialog(root=tiny_root, encoder="scene", max_turns=TURNS)
@@ -307,7 +274,7 @@ def test_what_it_shows_and_how_it_ranks_by_loops(
     k: int, agent: DialogTracker, dialog: Dialog
 ) -> None:
     """The likeliest that was not on show or, but in the last turn, what promises most."""
-    rules = dialog.with_(user=Steady(dialog.user._user, -0.5, -1.5))  # so that both opinions count
+    rules = dialog.with_(user=Steady(dialog.user.user, -0.5, -1.5))  # so that both opinions count
     who = weigher(agent, rules, k, plays_on=False)
     strangers = who._belief._strangers  # type: ignore[union-attr]
     features = torch.from_numpy(dialog.gallery.features)
@@ -469,7 +436,7 @@ def test_new_dialogs_in_a_batch_begin_anew(agent: DialogTracker, dialog: Dialog)
 
 
 def test_what_cannot_be_weighed_is_refused(agent: DialogTracker, dialog: Dialog) -> None:
-    unknown = dialog.with_(user=dialog.user._user)
+    unknown = dialog.with_(user=dialog.user.user)
     with pytest.raises(ValueError, match="got AttributeUser; play with --user neural"):
         weigher(agent, unknown)
     slates = dialog.with_(slate=2)

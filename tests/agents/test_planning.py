@@ -19,30 +19,10 @@ from agents.tracker import AGENTS, DialogTracker, TrackerAgent
 from envs.dialog import CAPTION_LENGTH, Dialog
 from envs.factory import make_dialog
 from envs.vector import DialogRetrievalVectorEnv
+from tests.steady_users import Half, Steady
 from user_simulator import AttributeUser, NoisyUser
-from user_simulator.base import Draws
 
 PAIRS, TURNS, K, M = 48, 4, 4, 6
-
-
-class Steady:
-    """The attribute user, who says the same of the same images every time."""
-
-    def __init__(self, user: Any):
-        self._user = user
-
-    def describe(self, reference: np.ndarray, target: np.ndarray, rng: Draws) -> list[str]:
-        """True captions without chance."""
-        said: list[str] = self._user.describe(reference, target, Half())
-        return said
-
-
-class Half:
-    """Chances that are all one half."""
-
-    def random(self, size: tuple[int, int]) -> np.ndarray:
-        """(B, M) halves."""
-        return np.full(size, 0.5)
 
 
 @pytest.fixture(scope="module")
