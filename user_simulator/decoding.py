@@ -42,15 +42,13 @@ class _Looking:
         self.value_bias = look.value.bias
 
     def __call__(self, state: Tensor, places: Tensor) -> Tensor:
-        """States (B, L, H), at L words of a sentence, after the look at places (B, G, H)."""
-        words = state.shape[1]
-        asked = F.linear(self.norms[0](state), self.ask, self.ask_bias)
-        asked = asked.unflatten(-1, (self.heads, -1)).flatten(1, 2)  # (B, L heads, H)
+        """States (B L, H), at L words of each sentence, after the look at places (B, G, H)."""
+        asked = F.linear(self.norms[0](state), self.ask, self.ask_bias)  # (B L, heads H)
+        asked = asked.view(len(places), -1, places.shape[2])  # (B, L heads, H)
         weights = torch.bmm(asked, places.transpose(1, 2)).softmax(-1)  # (B, L heads, G)
-        seen = torch.bmm(weights, places).view(-1, self.heads, places.shape[2])
-        values = torch.bmm(seen.transpose(0, 1), self.value).transpose(0, 1)
-        values = values.reshape(-1, words, self.value_bias.shape[0])  # (B, L, H)
-        state = state + values + self.value_bias
+        seen = torch.bmm(weights, places).view(len(state), self.heads, -1).transpose(0, 1)
+        values = torch.bmm(seen, self.value).transpose(0, 1)  # (B L, heads, H / heads)
+        state = state + values.flatten(1) + self.value_bias
         result: Tensor = state + self.think(self.norms[1](state))
         return result
 
@@ -98,7 +96,7 @@ class Decoder:
         done = torch.zeros_like(target, dtype=torch.bool)  # and which of them have finished
         for position in range(MAX_WORDS):
             hidden, cell = self._remember(word, hidden, cell)
-            scores = self._scores(hidden[:, None], places)[:, 0]  # (B, V)
+            scores = self._scores(hidden, places)  # (B, V)
             if draws is None:
                 word = scores.argmax(-1)
             else:
@@ -143,7 +141,8 @@ class Decoder:
             word = said[:, position]
         if not states:
             return said.new_zeros(len(said), dtype=hidden.dtype)
-        scores = self._scores(torch.stack(states, dim=1), places)  # (B, L, V)
+        every = torch.stack(states, dim=1).flatten(0, 1)  # (B L, H)
+        scores = self._scores(every, places).unflatten(0, (len(said), -1))  # (B, L, V)
         own = scores.gather(2, ended[:, :, None])[:, :, 0] - scores.logsumexp(2)  # (B, L)
         counts = (ended != PADDING) & (ended != UNKNOWN)
         return own.masked_fill(~counts, 0).sum(1)
@@ -156,11 +155,11 @@ class Decoder:
         return torch.sigmoid(tell) * torch.tanh(cell), cell
 
     def _scores(self, state: Tensor, places: Tensor) -> Tensor:
-        """Scores (B, L, V) of the words after states (B, L, H); what cannot be said has none."""
+        """Scores (B L, V) of the words after states (B L, H); what cannot be said has none."""
         for look in self.looks:
             state = look(state, places)
         scores: Tensor = self.captioner.speak(state)
-        scores[..., PADDING] = scores[..., UNKNOWN] = -torch.inf
+        scores[:, PADDING] = scores[:, UNKNOWN] = -torch.inf
         return scores
 
 
