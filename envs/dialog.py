@@ -281,7 +281,9 @@ def _alone(image: np.ndarray, width: int) -> np.ndarray:
 
 
 def _padded(slate: np.ndarray, width: int) -> np.ndarray:
-    missing = max(0, width - slate.shape[1])
+    missing = width - slate.shape[1]
+    if missing <= 0:
+        return slate
     return np.pad(slate, ((0, 0), (0, missing)), constant_values=NOTHING)
 
 

@@ -100,4 +100,6 @@ def among(image: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 def _widened(shown: np.ndarray, width: int) -> np.ndarray:
     """A table (B, S) padded to (B, width)."""
+    if shown.shape[1] == width:
+        return shown
     return np.pad(shown, ((0, 0), (0, width - shown.shape[1])), constant_values=NOTHING)

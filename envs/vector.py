@@ -107,7 +107,9 @@ class DialogRetrievalVectorEnv(VectorEnv[Observation, Any, np.ndarray]):
         terminated = self.dialog.terminated(after)
         truncated = ~terminated & (after.turn >= self.max_steps)
         going = np.flatnonzero(~terminated)
-        if len(going):
+        if len(going) == self.num_envs:
+            after = self.dialog.listen(after, self._draws(going))
+        elif len(going):
             after = after.with_rows(
                 going, self.dialog.listen(after.rows(going), self._draws(going))
             )
