@@ -33,7 +33,8 @@ AGAINST = ("continued", "once", "awake")
 """Supervised training continued, the same agent when it shows nothing twice, and the thinker
 itself when it shows nothing twice: the last tells what the looking ahead is worth. With `--weigh`
 `once` is the thinker itself, `awake` the thinker that weighs what it heard, and so does who looks
-ahead."""
+ahead, and `supervised` is `decodes` that weighs what it heard: the strongest that supervised training
+comes to."""
 
 
 STRANGERS = {
@@ -103,7 +104,7 @@ def reproduce(args: Args) -> str:
         raise unknown("thinker", args.thinker, THINKERS)
     trained = results_dialogs.Args(
         args.catalog_path, args.data_path, args.out, seeds=args.seeds, quick=args.quick,
-        beside=("decodes",) if args.thinker == "decodes" else (),
+        beside=("decodes",) if args.weigh or args.thinker == "decodes" else (),
     )  # fmt: skip
     if args.quick:
         trained = results_dialogs.as_quick(trained)
@@ -154,7 +155,9 @@ def play(cell: Cell, args: Args, trained: results_dialogs.Args) -> None:
     continued = models / "continued/sl-0.pt"
     if args.weigh:
         agents = f"continued={continued} once=once:{thinker} awake=bayes:{thinker} "
-        agents += f"plan=plan-bayes:{thinker} oracle" if plans(cell, args) else "oracle"
+        agents += f"plan=plan-bayes:{thinker} " if plans(cell, args) else ""
+        agents += f"supervised=bayes:{models / THINKERS['decodes']} " if rivals(args) else ""
+        agents += "oracle"
     else:
         agents = f"continued={continued} once=once:{continued} awake=once:{thinker} "
         agents += f"plan=plan:{thinker} oracle"
@@ -190,10 +193,17 @@ def folder(cell: Cell, args: Args) -> Path:
     return cell.folder(args.out) / kind(args)
 
 
+def rivals(args: Args) -> tuple[str, ...]:
+    """Who weighs what was heard beside the thinker."""
+    return ("supervised",) if args.weigh and args.thinker != "decodes" else ()
+
+
 def compared(cell: Cell, args: Args) -> list[tuple[str, str]]:
     """Who is held against whom in a cell's rows."""
-    rows = [("plan", other) for other in AGAINST] if plans(cell, args) else []
-    return [*rows, ("awake", "continued"), ("awake", "once")] if args.weigh else rows
+    rows = [("plan", other) for other in (*AGAINST, *rivals(args))] if plans(cell, args) else []
+    if args.weigh:
+        rows += [("awake", other) for other in ("continued", "once", *rivals(args))]
+    return rows
 
 
 def table(wanted: Sequence[Cell], args: Args) -> str:

@@ -11,7 +11,7 @@ import tyro
 
 from scripts import benchmark, results_dialogs, results_planning
 from scripts.results_dialogs import GALLERIES, SETTINGS, Cell
-from scripts.results_planning import AGAINST, STRANGERS, Args, cells, compared, reproduce
+from scripts.results_planning import AGAINST, STRANGERS, THINKERS, Args, cells, compared, reproduce
 
 
 @pytest.fixture
@@ -83,25 +83,36 @@ def test_who_weighs_imagines_somebody_whose_words_have_a_likelihood(
     assert unknown == {"attribute", "striking"}
 
 
-def test_who_weighs_what_was_heard_does_all_of_it(played: list[Any], tmp_path: Path) -> None:
-    """The thinker itself, weighing, and looking ahead so, which it does not with slates."""
-    args = Args(out=tmp_path, seeds=(0,), only=("css-3d", "slate", "noisy"), weigh=True)
+@pytest.mark.parametrize("thinker", ["rl", "decodes"])
+def test_who_weighs_what_was_heard_does_all_of_it(
+    thinker: str, played: list[Any], tmp_path: Path
+) -> None:
+    """The thinker itself, weighing, and looking ahead so, which it does not with slates; and,
+    beside another, the strongest that supervised training comes to."""
+    args = Args(
+        out=tmp_path, seeds=(0,), only=("css-3d", "slate", "noisy"), weigh=True, thinker=thinker
+    )
     reproduce(args)
     for setting in ("slate", "noisy"):
         models = tmp_path / "css-3d" / setting / "seed-0"
-        (one,) = (one for one in played if one.out == models / "weighing-rl")
+        (one,) = (one for one in played if one.out == models / f"weighing-{thinker}")
         given = dict(agent.split("=") for agent in one.agents if "=" in agent)
+        own = models / THINKERS[thinker]
         wanted = {
             "continued": f"{models}/continued/sl-0.pt",
-            "once": f"once:{models}/rl/rl-0.pt",
-            "awake": f"bayes:{models}/rl/rl-0.pt",
+            "once": f"once:{own}",
+            "awake": f"bayes:{own}",
         }
+        rival = ["supervised"] if thinker == "rl" else []
+        if rival:
+            wanted["supervised"] = f"bayes:{models}/decodes/sl-0.pt"
         if setting == "noisy":
-            wanted["plan"] = f"plan-bayes:{models}/rl/rl-0.pt"
+            wanted["plan"] = f"plan-bayes:{own}"
         assert given == wanted
+        assert any(other.out == models / "beside-decodes" for other in played)
         cell = Cell("css-3d", setting, 0)
-        alone = [("awake", "continued"), ("awake", "once")]
-        ahead = [("plan", name) for name in AGAINST]
+        alone = [("awake", name) for name in ("continued", "once", *rival)]
+        ahead = [("plan", name) for name in (*AGAINST, *rival)]
         assert compared(cell, args) == (alone if setting == "slate" else [*ahead, *alone])
 
 
