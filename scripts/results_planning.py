@@ -33,8 +33,8 @@ AGAINST = ("continued", "once", "awake")
 """Supervised training continued, the same agent when it shows nothing twice, and the thinker
 itself when it shows nothing twice: the last tells what the looking ahead is worth. With `--weigh`
 `once` is the thinker itself, `awake` the thinker that weighs what it heard, and so does who looks
-ahead, and `supervised` is `decodes` that weighs what it heard: the strongest that supervised training
-comes to."""
+ahead, and `supervised` is `decodes` that weighs what it heard: the strongest that supervised
+training comes to."""
 
 
 STRANGERS = {
