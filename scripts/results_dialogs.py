@@ -7,10 +7,12 @@ python -m scripts.results_dialogs --catalog-path ../shared/data/product_photos
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import tyro
@@ -40,6 +42,7 @@ BESIDE = {
 captions, or goes on with another loss; training on the same candidates without look-ahead."""
 PLAYED = 1
 """Seed of the dialogs that are played: not those that the flags above were chosen by."""
+_starts: defaultdict[Path, Lock] = defaultdict(Lock)
 QUICK_DATA = "make_css --train-scenes 16 --test-scenes 8 --edits 4 --captions 60"
 
 
@@ -51,24 +54,35 @@ class Setting:
         what: as the table says it.
         flags: of the dialogs, for training and playing.
         turns: T of both.
-        own_start: the supervised start, too, is trained with these users; else with the plain
-            ones, one image at a time.
+        begins: with the supervised start of which setting: with users who speak otherwise it is
+            trained with them, one image at a time.
     """
 
     what: str
     flags: str = ""
     turns: int = 5
-    own_start: bool = False
+    begins: str = "plain"
+
+    def with_(self, other: Setting) -> Setting:
+        """These users in another setting of the plain ones."""
+        return Setting(
+            f"{self.what}, {other.what}", f"{self.flags} {other.flags}", self.turns, self.begins
+        )
 
 
 SETTINGS = {
     "plain": Setting("one image, neural user"),
-    "noisy": Setting("words wrong with p = 0.3", "--noise 0.3", own_start=True),
+    "noisy": Setting("words wrong with p = 0.3", "--noise 0.3", begins="noisy"),
     "slate": Setting("slates of 4", "--slate 4"),
     "no-repeat": Setting("never repeats", "--never-repeat"),
     "impatient": Setting("leaves after 2 turns without progress", "--patience 2"),
-    "striking": Setting("names the most striking difference", "--user striking", own_start=True),
+    "striking": Setting("names the most striking difference", "--user striking", begins="striking"),
     "ten-turns": Setting("ten turns", turns=10),
+}
+SETTINGS |= {
+    f"{user}-{shown}": SETTINGS[user].with_(SETTINGS[shown])
+    for user in ("noisy", "impatient", "striking")
+    for shown in ("slate", "no-repeat")
 }
 
 
@@ -189,11 +203,10 @@ def world(cell: Cell, args: Args) -> str:
 def start(cell: Cell, args: Args) -> Path:
     """The checkpoint that a cell's agents go on from, trained when missing."""
     setting = SETTINGS[cell.setting]
-    whose = cell if setting.own_start else Cell(cell.gallery, "plain", cell.seed)
-    folder = whose.folder(args.out) / "sl"
-    flags = setting.flags if setting.own_start else ""
-    _train(folder, "sl", f"train_sl {START} {flags} {world(cell, args)}", args.start_dialogs,
-           cell.seed)  # fmt: skip
+    folder = Cell(cell.gallery, setting.begins, cell.seed).folder(args.out) / "sl"
+    command = f"train_sl {START} {SETTINGS[setting.begins].flags} {world(cell, args)}"
+    with _starts[folder]:  # cells that are filled side by side may share it
+        _train(folder, "sl", command, args.start_dialogs, cell.seed)
     return folder / "sl-0.pt"
 
 

@@ -175,7 +175,7 @@ def play(cell: Cell, args: Args, trained: results_dialogs.Args) -> None:
 def is_unknown(cell: Cell, args: Args) -> bool:
     """Whether the neural user is imagined in place of the one who speaks: of a stranger, and, to
     weigh words, of any user whose words have no likelihood."""
-    return cell.setting in STRANGERS or (args.weigh and cell.setting == "striking")
+    return cell.setting in STRANGERS or (args.weigh and SETTINGS[cell.setting].begins == "striking")
 
 
 def plans(cell: Cell, args: Args) -> bool:

@@ -46,6 +46,8 @@ def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path
         start, continued, improved, played = (each for _, each in typed[:4])
         longer, hard, gallery, blind = (each for _, each in typed[4::2])
         assert start.dialogs_per_epoch == 12_800 and start.pretrained_model is None
+        assert (start.noise, start.user) == (improved.noise, improved.user)
+        assert (start.slate, start.never_repeat, start.patience) == (None, False, None)
         for one, other, change in (
             (hard, continued, {"loss": "hard_negatives"}),
             (gallery, continued, {"loss": "gallery"}),
@@ -71,6 +73,22 @@ def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path
         assert improved.images_rest == (cell.gallery == "catalog")
         Improvement(improved.improvement, improved.top_k, weight=improved.weight,
                     outcome=improved.outcome)  # fmt: skip
+
+
+def test_users_and_ways_of_showing_are_crossed(called: list[str], tmp_path: Path) -> None:
+    """Each of four users with each of three settings; a user's cells share their start."""
+    users = {"": [], "noisy": ["--noise", "0.3"], "impatient": ["--patience", "2"],
+             "striking": ["--user", "striking"]}  # fmt: skip
+    shows = {"": [], "slate": ["--slate", "4"], "no-repeat": ["--never-repeat"]}
+    for user, spoken in users.items():
+        for show, shown in shows.items():
+            name = "-".join(filter(None, (user, show))) or "plain"
+            assert SETTINGS[name].flags.split() == spoken + shown
+            called.clear()
+            fill(Cell("css-3d", name, 2), Args(out=tmp_path))
+            starts = {shlex.split(one)[-1] for one in called if "pretrained" not in one}
+            begins = user if user in ("noisy", "striking") else "plain"
+            assert f"{tmp_path}/css-3d/{begins}/seed-2/sl" in starts
 
 
 def test_what_is_there_is_not_made_again(called: list[str], tmp_path: Path) -> None:
