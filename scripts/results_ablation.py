@@ -18,7 +18,7 @@ from scripts.results_users import spread
 
 COLUMNS = ("percentile", "recall@1", "recall@10", "found", "bri")
 START = "--epochs 1 --batch-size 64 --lr 1e-3 --schedule cosine --test-pairs 0"
-TURNS = 61_440
+TURNS = 102_400
 """Turns that a policy of Stable-Baselines3 is trained for."""
 QUICK_DATA = "make_css --train-scenes 16 --test-scenes 8 --edits 4 --captions 60"
 

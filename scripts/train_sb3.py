@@ -37,8 +37,9 @@ class Args(DialogArgs):
     """Candidates to choose among (K)."""
     reward: str = "log_rank_gain"
     """What a turn is worth; see `envs.rewards`."""
-    gamma: float = 0.5
-    """What an outcome is worth one turn earlier."""
+    gamma: float | None = None
+    """What an outcome is worth one turn earlier; by default 0.5 from a pretrained model, 0 from
+    scratch, where what later turns bring is noise at first."""
     noise: float | None = None
     """Length of the noise around a query of length 1 at first; by default 0.5 from a pretrained
     model, 1 from scratch."""
@@ -117,8 +118,9 @@ def method_of(args: Args) -> Method:
     action = args.action or ("candidate" if args.algo == "maskable-ppo" else "query")
     noise = args.noise if args.noise is not None else (1.0 if from_scratch else 0.5)
     rate = args.lr if args.lr is not None else (1e-3 if from_scratch else 3e-5)
+    gamma = args.gamma if args.gamma is not None else (0.0 if from_scratch else 0.5)
     return Method(
-        args.algo, action, args.candidates, args.reward, args.num_envs, rate, args.gamma, noise,
+        args.algo, action, args.candidates, args.reward, args.num_envs, rate, gamma, noise,
         None if from_scratch else 0.05, seed=args.seed,
     )  # fmt: skip
 

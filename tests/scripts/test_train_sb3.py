@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from agents.sb3 import ALGORITHMS, read_model, tracker_of
+from scripts.train_sb3 import Args, method_of
 from tests.command_line import do, refused
 
 TRAIN = ["--num-envs", 4, "--turns-per-epoch", 16, "--test-pairs", 12, "--dim", 8]
@@ -122,3 +123,12 @@ def test_sac_without_its_memory(world: list[object], tmp_path: Path) -> None:
     (tmp_path / "sac-0-replay.npz").unlink()
     message = refused("train_sb3", *typed, "--epochs", 2, "--resume", at_once=False)
     assert "goes on from its memory" in message
+
+
+def test_what_a_policy_begins_with_settles_its_defaults() -> None:
+    """One from scratch explores widely, learns fast and looks at the turn alone."""
+    scratch = method_of(Args())
+    pretrained = method_of(Args(pretrained_model=Path("sl-0.pt")))
+    given = method_of(Args(gamma=0.9, lr=1e-2, noise=0.3))
+    told = [(one.gamma, one.learning_rate, one.noise) for one in (scratch, pretrained, given)]
+    assert told == [(0.0, 1e-3, 1.0), (0.5, 3e-5, 0.5), (0.9, 1e-2, 0.3)]
