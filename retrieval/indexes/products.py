@@ -18,6 +18,7 @@ Pairs = tuple[np.ndarray, np.ndarray]  # rows (M,) and columns (M,)
 Scored = tuple[np.ndarray, np.ndarray, np.ndarray]  # and approximate scores (M,)
 CONVERTED = 2**20  # numbers turned from float16 to float32 at once, so that they stay in the cache
 OPEN_SHARE = 16  # a block with more than 1/16 of its pairs left open is done in double precision
+ONE_BY_ONE = 3  # queries that are multiplied one after the other: together they take longer
 AT_ONCE = 2**19  # scores looked through at once, so that they stay in the cache: 2 MB
 
 
@@ -96,14 +97,23 @@ class NumpyProducts:
         block = self._embeddings[images]
         table = _scratch(len(query), len(block))  # (B, W)
         if block.dtype == np.float32:
-            return np.matmul(query, block.T, out=table)
+            return _multiply(query, block, table)
         step = max(1, CONVERTED // max(1, block.shape[1]))
         piece = np.empty((min(step, len(block)), block.shape[1]), dtype=np.float32)
         for start in range(0, len(block), step):
             rows = block[start : start + step]
             _widen(rows, piece[: len(rows)])
-            np.matmul(query, piece[: len(rows)].T, out=table[:, start : start + step])
+            _multiply(query, piece[: len(rows)], table[:, start : start + step])
         return table
+
+
+def _multiply(query: np.ndarray, images: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """Products (B, W) of queries (B, D) and images (W, D)."""
+    if len(query) > ONE_BY_ONE:
+        return np.matmul(query, images.T, out=out)
+    for one, scores in zip(query, out, strict=True):
+        np.matmul(images, one, out=scores)
+    return out
 
 
 def _above(table: np.ndarray, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, Pairs]:

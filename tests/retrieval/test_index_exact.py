@@ -52,7 +52,7 @@ def test_answers_are_those_of_a_slow_sort_in_every_block(kind, k, monkeypatch):
         (4096, 512, 2**20),
         (128, 4, 2**20),
         (4096, 512, 1),
-        (128, 4, 300),
+        (128, 3, 300),
     ):
         monkeypatch.setattr(products, "AT_ONCE", at_once)
         monkeypatch.setattr(ExactIndex, "_blocks", blocks_of(width))
