@@ -10,7 +10,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -42,6 +42,8 @@ BESIDE = {
 captions, or goes on with another loss; training on the same candidates without look-ahead."""
 PLAYED = 1
 """Seed of the dialogs that are played: not those that the flags above were chosen by."""
+AGAIN = 5
+"""Seed of those that are played once more."""
 _starts: defaultdict[Path, Lock] = defaultdict(Lock)
 QUICK_DATA = "make_css --train-scenes 16 --test-scenes 8 --edits 4 --captions 60"
 
@@ -110,6 +112,8 @@ class Args:
     with training on the same candidates that looks ahead from none (`candidates`)."""
     pairs: int = 1000
     """Dialogs that each agent plays on images never seen in training."""
+    again: int = 0
+    """So many other dialogs are played once more, with rows of their own: chance told apart."""
     room_pairs: int = 400
     """Of these, dialogs in which the best roll-outs of the supervised agent are looked for."""
     parallel: int = 1
@@ -164,13 +168,11 @@ def reproduce(args: Args) -> str:
         with ThreadPoolExecutor(args.parallel) as pool:
             for done in [pool.submit(fill, cell, args) for cell in wanted]:
                 done.result()
-    return table(wanted, args.out)
+    return table(wanted, args.out, args.again)
 
 
 def as_quick(args: Args) -> Args:
     """Arguments that only show that it runs."""
-    from dataclasses import replace
-
     out = args.out.with_name(f"{args.out.name}-quick")
     data = out / "data"
     if not data.exists():
@@ -230,9 +232,14 @@ def fill(cell: Cell, args: Args) -> None:
         dialogs = args.dialogs * (captions(setting.turns) if name == "decodes" else 1)
         _train(folder / name, prefix, f"train_{prefix} {go_on} {flags}", dialogs, later)
         _play(cell, args, f"beside-{name}", {name: folder / name / f"{prefix}-0.pt"})
+    if args.again:
+        others = replace(args, pairs=args.again)
+        _play(cell, others, f"again-{args.again}", {**agents, "oracle": None}, AGAIN)
 
 
-def _play(cell: Cell, args: Args, where: str, agents: dict[str, Path | None]) -> None:
+def _play(
+    cell: Cell, args: Args, where: str, agents: dict[str, Path | None], seed: int = PLAYED
+) -> None:
     """A benchmark of checkpoints, or by name, in a cell's folder, unless it is there."""
     out, setting = cell.folder(args.out) / where, SETTINGS[cell.setting]
     if (out / "benchmark.json").is_file():
@@ -240,7 +247,7 @@ def _play(cell: Cell, args: Args, where: str, agents: dict[str, Path | None]) ->
     named = " ".join(name if path is None else f"{name}={path}" for name, path in agents.items())
     call(
         f"benchmark --agents {named} {setting.flags} {world(cell, args)} "
-        f"--turns {setting.turns} --pairs {args.pairs} --seed {PLAYED} --bootstrap 200 --out {out}"
+        f"--turns {setting.turns} --pairs {args.pairs} --seed {seed} --bootstrap 200 --out {out}"
     )
 
 
@@ -285,7 +292,7 @@ def _train(folder: Path, prefix: str, command: str, dialogs: int, seed: int) -> 
     call(f"{command} --dialogs-per-epoch {dialogs} --seed {seed} --model-folder {folder}")
 
 
-def table(wanted: Sequence[Cell], out: Path) -> str:
+def table(wanted: Sequence[Cell], out: Path, again: int = 0) -> str:
     """RL less the agents it is held against at the last turn, all seeds together, and the room
     that these leave.
 
@@ -295,28 +302,37 @@ def table(wanted: Sequence[Cell], out: Path) -> str:
 
     Intervals are over targets, with all that was played for each (2,000 resamples); beside the
     means stands in how many seeds the difference is positive. The same goes to `table.json`.
+
+    Args:
+        wanted: whose figures; those that are missing are left out.
+        out: where they lie.
+        again: dialogs that were played once more, if they were.
     """
     from retrieval.files import atomic_write
 
+    compared: dict[str, tuple[str, tuple[str, ...]]] = {
+        name: (name, ("benchmark",)) for name in ("continued", "sl")
+    }
+    compared |= {name: (name, ("benchmark", f"beside-{name}")) for name in BESIDE}
+    for name in ("continued", "sl") if again else ():
+        compared[f"{name}, {again:,} other dialogs"] = (name, (f"again-{again}",))
     head = ["gallery", "setting", "seeds", "against", *METRICS, "found by it",
             "room to the oracle", "to its best roll-outs"]  # fmt: skip
     rows, kept = [head, ["---"] * len(head)], {}
     for gallery, setting in dict.fromkeys((cell.gallery, cell.setting) for cell in wanted):
-        others = {name: f"beside-{name}" for name in BESIDE}
-        for against, kind in {"continued": "benchmark", "sl": "benchmark", **others}.items():
+        for label, (against, places) in compared.items():
             played = [
                 cell for cell in wanted
                 if (cell.gallery, cell.setting) == (gallery, setting)
-                and (cell.folder(out) / kind / "ranks.npz").is_file()
+                and (cell.folder(out) / places[-1] / "ranks.npz").is_file()
             ]  # fmt: skip
             if played:
                 parts = [
-                    [cell.folder(out) / where / "ranks.npz" for where in ("benchmark", kind)]
-                    for cell in played
+                    [cell.folder(out) / place / "ranks.npz" for place in places] for cell in played
                 ]
                 found = pooled(parts, against)
-                kept[f"{gallery} {setting} {against}"] = found
-                rows.append([gallery, SETTINGS[setting].what, str(len(played)), against,
+                kept[f"{gallery} {setting} {label}"] = found
+                rows.append([gallery, SETTINGS[setting].what, str(len(played)), label,
                              *(cell_text(found, metric) for metric in METRICS),
                              *room_cells(found, best_rollouts(played, out))])  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)

@@ -133,6 +133,30 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
     assert (tmp_path / "table.json").is_file()
 
 
+def test_other_dialogs_can_be_played_once_more(called: list[str], tmp_path: Path) -> None:
+    """By the same agents; rows of their own: two of four found by RL, one by its start."""
+    args, cell = Args(out=tmp_path, again=4, seeds=(3,)), Cell("css-2d", "impatient", 3)
+    fill(cell, args)
+    first, again = (
+        tyro.cli(benchmark.Args, args=shlex.split(one)[1:]) for one in called[-2:]
+    )  # fmt: skip
+    assert again == replace(first, pairs=4, seed=5, out=cell.folder(tmp_path) / "again-4")
+    for kind, hits in {"benchmark": [0, 0, 0], "again-4": [1, 1, 0, 0]}.items():
+        found = {"rl": hits, "sl": [*hits[:1], *(0 for _ in hits[1:])]}
+        found |= {"continued": hits, "oracle": [1] * len(hits)}
+        (folder := cell.folder(tmp_path) / kind).mkdir(parents=True)
+        tables: dict[str, Any] = {"gallery_size": 11, "target": np.arange(len(hits))}
+        for name, each in found.items():
+            shown = np.column_stack([np.zeros(len(each)), each])
+            tables |= {name: np.where(shown > 0, 0.0, 10.0), f"found:{name}": shown}
+        np.savez_compressed(folder / "ranks.npz", **tables)
+    rows = [row.split(" | ") for row in results_dialogs.table([cell], tmp_path, 4).splitlines()[2:]]
+    named = ["continued", "sl", "continued, 4 other dialogs", "sl, 4 other dialogs"]
+    assert [row[3] for row in rows] == named
+    assert [row[8].split()[0] for row in rows] == ["+0.0", "+0.0", "+0.0", "+25.0"]
+    assert len(results_dialogs.table([cell], tmp_path).splitlines()) == 4
+
+
 def test_an_agent_played_beside_is_compared_on_the_same_dialogs(tmp_path: Path) -> None:
     """Played for one seed, of which RL finds one in three more. Other dialogs are refused."""
     for seed in (0, 1):
