@@ -1,5 +1,5 @@
-"""Which memory, which supervised loss, and what Stable-Baselines3 makes of it: 3D scenes, neural
-user. Trains and plays what is missing, prints the table.
+"""Which memory, which supervised loss, and what each way of learning by reward makes of the
+default's weights: 3D scenes, neural user. Trains and plays what is missing, prints the table.
 
 python -m scripts.results_ablation
 """
@@ -14,12 +14,14 @@ import tyro
 
 from scripts.common import run
 from scripts.results_css import call
+from scripts.results_dialogs import GO_ON, LOOK, START, captions
 from scripts.results_users import spread
 
 COLUMNS = ("percentile", "recall@1", "recall@10", "found", "bri")
-START = "--epochs 1 --batch-size 64 --lr 1e-3 --schedule cosine --test-pairs 0"
-TURNS = 102_400
-"""Turns that a policy of Stable-Baselines3 is trained for."""
+CAPTIONS = 102_400
+"""Captions that who goes on from the default's weights hears, and PPO from scratch."""
+TURNS = 5
+SAMPLES = 3
 QUICK_DATA = "make_css --train-scenes 16 --test-scenes 8 --edits 4 --captions 60"
 
 
@@ -29,20 +31,24 @@ class Line:
 
     Args:
         what: as the table says it.
-        command: `train_sl` or `train_sb3`.
-        flags: of it.
+        command: `train_sl`, `train_rl` or `train_sb3`.
+        flags: of it; what `train_sb3` trains stands first.
         begins: with the weights of another line.
+        heard: captions that a dialog of training costs.
     """
 
     what: str
     command: str
     flags: str = ""
     begins: str = ""
+    heard: int = TURNS
 
     @property
     def file(self) -> str:
         """What training leaves."""
-        return "sl-0.pt" if self.command == "train_sl" else "ppo-0.zip"
+        if self.command == "train_sb3":
+            return f"{self.flags.split()[0]}-0.zip"
+        return f"{self.command.removeprefix('train_')}-0.pt"
 
 
 LINES = {
@@ -54,8 +60,18 @@ LINES = {
     "triplet": Line("loss: triplet", "train_sl", "--loss triplet"),
     "hard": Line("loss: and the nearest wrong images", "train_sl", "--loss hard_negatives"),
     "gallery": Line("loss: softmax over the gallery", "train_sl", "--loss gallery"),
-    "ppo": Line("PPO from scratch", "train_sb3", "--algo ppo"),
-    "ppo-sl": Line("PPO from the default's weights", "train_sb3", "--algo ppo", "gru"),
+    "ppo": Line("PPO from scratch", "train_sb3", "ppo"),
+    "decodes": Line("from the default's weights: supervised training", "train_sl", GO_ON, "gru"),
+    "improvement": Line("policy improvement", "train_rl", f"{GO_ON} {LOOK}", "gru",
+                        TURNS * captions(TURNS)),
+    "scst": Line("self-critical (SCST)", "train_rl",
+                 f"{GO_ON} --method self-critical --samples {SAMPLES}", "gru",
+                 TURNS * (1 + SAMPLES)),
+    "ppo-sl": Line("PPO", "train_sb3", "ppo", "gru"),
+    "a2c-sl": Line("A2C", "train_sb3", "a2c", "gru"),
+    "sac-sl": Line("SAC", "train_sb3", "sac", "gru"),
+    "recurrent-ppo-sl": Line("RecurrentPPO", "train_sb3", "recurrent-ppo", "gru"),
+    "maskable-ppo-sl": Line("MaskablePPO, 16 candidates", "train_sb3", "maskable-ppo", "gru"),
 }  # fmt: skip
 
 
@@ -72,9 +88,9 @@ class Args:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each trains all lines anew."""
     dialogs: int = 6_400
-    """Of each supervised training."""
-    turns: int = TURNS
-    """Of each training by Stable-Baselines3."""
+    """Of each supervised training from scratch."""
+    captions: int = CAPTIONS
+    """That each training from the default's weights hears, and PPO from scratch."""
     pairs: int = 1000
     """Dialogs that each agent plays on images never seen in training."""
     quick: bool = False
@@ -103,7 +119,7 @@ def reproduce(args: Args) -> str:
         if not (data := out / "data").exists():
             call(f"{QUICK_DATA} --out {data}")
         args = replace(args, out=out, data_path=data, seeds=args.seeds[:1], dialogs=64,
-                       turns=1280, pairs=20)  # fmt: skip
+                       captions=1280, pairs=20)  # fmt: skip
     names = [name for name in LINES if not args.only or name in args.only]
     for seed in args.seeds:
         for name in names:
@@ -118,16 +134,19 @@ def train(name: str, seed: int, args: Args) -> None:
     folder = args.out / f"seed-{seed}" / name
     if (folder / line.file).is_file():
         return
-    where = f"{_world(args)} --seed {seed} --model-folder {folder}"
-    if line.command == "train_sl":
-        call(f"train_sl {START} {line.flags} --dialogs-per-epoch {args.dialogs} {where}")
-        return
-    begins = ""
+    if line.command == "train_sb3":
+        recipe = f"--algo {line.flags} --epochs 1 --test-pairs 0 --turns-per-epoch {args.captions}"
+    elif line.begins:
+        recipe = f"{line.flags} --dialogs-per-epoch {args.captions // line.heard}"
+    else:
+        recipe = f"{START} {line.flags} --dialogs-per-epoch {args.dialogs}"
     if line.begins:
         train(line.begins, seed, args)
-        begins = f"--pretrained-model {folder.parent / line.begins / LINES[line.begins].file} "
-    call(f"train_sb3 {line.flags} --epochs 1 --turns-per-epoch {args.turns} --test-pairs 0 "
-         f"{begins}{where}")  # fmt: skip
+        begins = folder.parent / line.begins / LINES[line.begins].file
+        recipe += f" --pretrained-model {begins}"
+        if line.command != "train_sb3":
+            seed += 1000  # other dialogs than the start's
+    call(f"{line.command} {recipe} {_world(args)} --seed {seed} --model-folder {folder}")
 
 
 def play(names: list[str], seed: int, args: Args) -> None:
@@ -141,17 +160,20 @@ def play(names: list[str], seed: int, args: Args) -> None:
 
 
 def table(names: list[str], args: Args) -> str:
-    """Means and standard deviations over seeds at the last turn, in percent (BRI as it is)."""
-    head = ["", "seeds", *COLUMNS]
+    """Means and standard deviations over seeds at the last turn, in percent (BRI as it is), and
+    the share of all images that had been shown before in their dialog."""
+    head = ["", "seeds", *COLUMNS, "shown again"]
     rows = [head, ["---"] * len(head)]
     for name in ("random", *names):
         paths = [args.out / f"seed-{seed}" / name / "benchmark/benchmark.json"
                  for seed in args.seeds]  # fmt: skip
-        found = [json.loads(path.read_text())["agents"][name] for path in paths]
+        tables = [json.loads(path.read_text()) for path in paths]
+        found = [one["agents"][name] for one in tables]
         cells = [
             spread([(1 if column == "bri" else 100) * one[column][-1] for one in found])
             for column in COLUMNS
         ]
+        cells.append(spread([100 * one["repeat_share"][name] for one in tables]))
         what = name if name == "random" else LINES[name].what
         rows.append([what, str(len(found)), *cells])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)

@@ -32,20 +32,44 @@ CANDIDATES = 4
 LOOK = f"--top-k {CANDIDATES} --weight 25"
 LOOK_AT = {"catalog": "--outcome finding --images-rest"}
 """What is added to it for a gallery; chosen by trial (RESULTS.md, "What was tried")."""
-BESIDE = {
-    "decodes": ("sl", ""),
-    "hard": ("sl", "--loss hard_negatives"),
-    "gallery": ("sl", "--loss gallery"),
-    "candidates": ("rl", "--outcome target"),
-}
-"""Agents to compare with that are made when asked for: supervised training that hears as many
-captions, or goes on with another loss; training on the same candidates without look-ahead."""
+DEFAULTS = "sl; by `train_rl` as it comes"
 PLAYED = 1
 """Seed of the dialogs that are played: not those that the flags above were chosen by."""
 AGAIN = 5
 """Seed of those that are played once more."""
 _starts: defaultdict[Path, Lock] = defaultdict(Lock)
 QUICK_DATA = "make_css --train-scenes 16 --test-scenes 8 --edits 4 --captions 60"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Somebody to compare with who is made, or played, when asked for.
+
+    Args:
+        trains: "sl", "rl" or, where nothing more is trained, nothing: the agent that supervised
+            training continued.
+        flags: of that training.
+        recipe: of it, before these.
+        plays: flags of the benchmark.
+    """
+
+    trains: str = ""
+    flags: str = ""
+    recipe: str = GO_ON
+    plays: str = ""
+
+
+BESIDE = {
+    "decodes": Beside("sl"),
+    "hard": Beside("sl", "--loss hard_negatives"),
+    "gallery": Beside("sl", "--loss gallery"),
+    "candidates": Beside("rl", "--outcome target"),
+    "mmr": Beside(plays="--slate-by mmr"),
+    "medoids": Beside(plays="--slate-by medoids"),
+    "defaults": Beside("rl", recipe="--epochs 1 --test-pairs 0"),
+}
+"""Supervised training that hears as many captions, or goes on with another loss; training on the
+same candidates without look-ahead; slates diversified by a rule; `train_rl` as it comes."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +132,10 @@ class Args:
     """Dialogs of policy improvement, and of supervised training continued instead."""
     beside: tuple[str, ...] = ()
     """Compare also with supervised training continued until it has heard as many captions
-    (`decodes`), with hard negatives (`hard`), with the softmax over the gallery (`gallery`), or
-    with training on the same candidates that looks ahead from none (`candidates`)."""
+    (`decodes`), with hard negatives (`hard`), with the softmax over the gallery (`gallery`), with
+    training on the same candidates that looks ahead from none (`candidates`), or, of slates, with
+    supervised training continued that shows diversified ones (`mmr`, `medoids`). `defaults`
+    holds what `train_rl` makes of the start by its own defaults against that start."""
     pairs: int = 1000
     """Dialogs that each agent plays on images never seen in training."""
     again: int = 0
@@ -216,29 +242,43 @@ def fill(cell: Cell, args: Args) -> None:
     """Train and play a cell's agents, unless its figures are there."""
     folder, setting = cell.folder(args.out), SETTINGS[cell.setting]
     begin = start(cell, args)
-    go_on = f"{GO_ON} {setting.flags} {world(cell, args)} --train-turns {setting.turns} "
-    go_on += f"--pretrained-model {begin}"
+    where = f"{setting.flags} {world(cell, args)} --train-turns {setting.turns} "
+    where += f"--pretrained-model {begin}"
     later = cell.seed + 1000
     look = f"{LOOK} {LOOK_AT.get(cell.gallery, '')}"
-    agents = {"sl": begin}
+    agents: dict[str, Path | None] = {"sl": begin}
     for name, prefix, flags in (("continued", "sl", ""), ("rl", "rl", look)):
-        _train(folder / name, prefix, f"train_{prefix} {go_on} {flags}", args.dialogs, later)
+        command = f"train_{prefix} {GO_ON} {flags} {where}"
+        _train(folder / name, prefix, command, args.dialogs, later)
         agents[name] = folder / name / f"{prefix}-0.pt"
     look_for_room(cell, args)
     _play(cell, args, "benchmark", {**agents, "oracle": None})
     for name in args.beside:
-        prefix, flags = BESIDE[name]
-        flags = f"{look} {flags}" if prefix == "rl" else flags
-        dialogs = args.dialogs * (captions(setting.turns) if name == "decodes" else 1)
-        _train(folder / name, prefix, f"train_{prefix} {go_on} {flags}", dialogs, later)
-        _play(cell, args, f"beside-{name}", {name: folder / name / f"{prefix}-0.pt"})
+        beside = BESIDE[name]
+        if "--slate-by" in beside.plays and "--slate" not in setting.flags:
+            continue
+        path = agents["continued"]
+        if beside.trains:
+            path = folder / name / f"{beside.trains}-0.pt"
+            recipe = beside.recipe
+            if beside.trains == "rl" and recipe == GO_ON:
+                recipe += f" {look}"
+            dialogs = args.dialogs * (captions(setting.turns) if name == "decodes" else 1)
+            command = f"train_{beside.trains} {recipe} {beside.flags} {where}"
+            _train(folder / name, beside.trains, command, dialogs, later)
+        _play(cell, args, f"beside-{name}", {name: path}, flags=beside.plays)
     if args.again:
         others = replace(args, pairs=args.again)
         _play(cell, others, f"again-{args.again}", {**agents, "oracle": None}, AGAIN)
 
 
 def _play(
-    cell: Cell, args: Args, where: str, agents: dict[str, Path | None], seed: int = PLAYED
+    cell: Cell,
+    args: Args,
+    where: str,
+    agents: dict[str, Path | None],
+    seed: int = PLAYED,
+    flags: str = "",
 ) -> None:
     """A benchmark of checkpoints, or by name, in a cell's folder, unless it is there."""
     out, setting = cell.folder(args.out) / where, SETTINGS[cell.setting]
@@ -246,7 +286,7 @@ def _play(
         return
     named = " ".join(name if path is None else f"{name}={path}" for name, path in agents.items())
     call(
-        f"benchmark --agents {named} {setting.flags} {world(cell, args)} "
+        f"benchmark --agents {named} {setting.flags} {flags} {world(cell, args)} "
         f"--turns {setting.turns} --pairs {args.pairs} --seed {seed} --bootstrap 200 --out {out}"
     )
 
@@ -294,7 +334,7 @@ def _train(folder: Path, prefix: str, command: str, dialogs: int, seed: int) -> 
 
 def table(wanted: Sequence[Cell], out: Path, again: int = 0) -> str:
     """RL less the agents it is held against at the last turn, all seeds together, and the room
-    that these leave.
+    that these leave. `DEFAULTS`: RL by the defaults of `train_rl` less its start.
 
     Room is what more dialogs find with the oracle (`agents.baselines`, which takes words at their
     word) and with the best of the agent's own roll-outs (`agents.room`), and in brackets the
@@ -310,17 +350,18 @@ def table(wanted: Sequence[Cell], out: Path, again: int = 0) -> str:
     """
     from retrieval.files import atomic_write
 
-    compared: dict[str, tuple[str, tuple[str, ...]]] = {
-        name: (name, ("benchmark",)) for name in ("continued", "sl")
+    compared: dict[str, tuple[str, str, tuple[str, ...]]] = {
+        name: ("rl", name, ("benchmark",)) for name in ("continued", "sl")
     }
-    compared |= {name: (name, ("benchmark", f"beside-{name}")) for name in BESIDE}
+    compared |= {name: ("rl", name, ("benchmark", f"beside-{name}")) for name in BESIDE}
+    compared[DEFAULTS] = ("defaults", "sl", compared.pop("defaults")[2])
     for name in ("continued", "sl") if again else ():
-        compared[f"{name}, {again:,} other dialogs"] = (name, (f"again-{again}",))
+        compared[f"{name}, {again:,} other dialogs"] = ("rl", name, (f"again-{again}",))
     head = ["gallery", "setting", "seeds", "against", *METRICS, "found by it",
             "room to the oracle", "to its best roll-outs"]  # fmt: skip
     rows, kept = [head, ["---"] * len(head)], {}
     for gallery, setting in dict.fromkeys((cell.gallery, cell.setting) for cell in wanted):
-        for label, (against, places) in compared.items():
+        for label, (who, against, places) in compared.items():
             played = [
                 cell for cell in wanted
                 if (cell.gallery, cell.setting) == (gallery, setting)
@@ -330,7 +371,7 @@ def table(wanted: Sequence[Cell], out: Path, again: int = 0) -> str:
                 parts = [
                     [cell.folder(out) / place / "ranks.npz" for place in places] for cell in played
                 ]
-                found = pooled(parts, against)
+                found = pooled(parts, against, who)
                 kept[f"{gallery} {setting} {label}"] = found
                 rows.append([gallery, SETTINGS[setting].what, str(len(played)), label,
                              *(cell_text(found, metric) for metric in METRICS),

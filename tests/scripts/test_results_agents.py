@@ -35,6 +35,11 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     def call(command: str) -> None:
         name, *words = shlex.split(command)
         commands.append((name, tyro.cli(ARGS[name], args=words)))
+        if name in ("train_sl", "train_rl", "train_sb3"):
+            args = commands[-1][1]
+            args.model_folder.mkdir(parents=True, exist_ok=True)
+            left = f"{args.algo}-0.zip" if name == "train_sb3" else f"{name[6:]}-0.pt"
+            (args.model_folder / left).touch()
 
     for module in (results_ablation, results_dialogs, results_users):
         monkeypatch.setattr(module, "call", call)
@@ -90,15 +95,41 @@ def test_ablations_train_with_one_thing_changed(
     called: list[tuple[str, Any]], tmp_path: Path
 ) -> None:
     results_ablation.reproduce(results_ablation.Args(out=tmp_path, seeds=(5,)))
-    trained = [one for name, one in called if name == "train_sl"]
+    trained = [one for name, one in called if name == "train_sl" and one.pretrained_model is None]
+    assert len(trained) == 7
     first = vars(trained[0])
     for one in trained[1:]:
         changed = {key for key, value in vars(one).items() if value != first[key]}
         assert changed - {"model_folder"} <= {"memory", "loss", "agent"}
-    # PPO begins with the default's weights
-    by_sb3 = [one for name, one in called if name == "train_sb3"]
-    assert [one.pretrained_model for one in by_sb3] == [None, tmp_path / "seed-5/gru/sl-0.pt"]
     assert sum(name == "benchmark" for name, _ in called) == len(results_ablation.LINES) + 1
+
+
+def test_who_goes_on_from_the_default_hears_as_many_captions(
+    called: list[tuple[str, Any]], tmp_path: Path
+) -> None:
+    results_ablation.reproduce(results_ablation.Args(out=tmp_path, seeds=(5,)))
+    later = [one for _, one in called if getattr(one, "pretrained_model", None)]
+    assert {one.pretrained_model for one in later} == {tmp_path / "seed-5/gru/sl-0.pt"}
+    heard = {}
+    for one in later:
+        name = one.model_folder.name
+        if isinstance(one, train_sb3.Args):
+            heard[name] = one.turns_per_epoch * one.epochs
+            assert name == f"{one.algo}-sl" and one.seed == 5
+            continue
+        assert one.epochs == 1 and one.seed == 1005
+        each = one.train_turns  # a caption for each turn that is played
+        if isinstance(one, train_rl.Args) and one.method == "self-critical":
+            each *= 1 + one.samples
+        elif isinstance(one, train_rl.Args):  # from each of K candidates to the end, or one turn
+            ahead = [max(1, one.train_turns - 1 - turn) for turn in range(one.train_turns)]
+            each += one.top_k * sum(ahead)
+        heard[name] = one.dialogs_per_epoch * each
+    assert len(heard) == 8
+    for name, captions in heard.items():
+        assert 0.97 * 102_400 < captions <= 102_400, name
+    [scratch] = [one for name, one in called if name == "train_sb3" and not one.pretrained_model]
+    assert (scratch.algo, scratch.turns_per_epoch) == ("ppo", 102_400)
 
 
 def test_the_table_of_ablations_by_hand(tmp_path: Path) -> None:
@@ -108,10 +139,11 @@ def test_the_table_of_ablations_by_hand(tmp_path: Path) -> None:
             folder = tmp_path / f"seed-{seed}" / name / "benchmark"
             folder.mkdir(parents=True)
             metrics = {column: [0.0, value] for column in results_ablation.COLUMNS}
-            (folder / "benchmark.json").write_text(json.dumps({"agents": {name: metrics}}))
+            told = {"agents": {name: metrics}, "repeat_share": {name: value / 2}}
+            (folder / "benchmark.json").write_text(json.dumps(told))
     last = results_ablation.table(["gru"], args).splitlines()[-1].split(" | ")
     assert last[0].startswith("| TIRG, GRU") and last[1] == "2"
-    assert last[2] == "20.0 ± 14.1" and last[-1] == "0.2 ± 0.1 |"
+    assert last[2] == "20.0 ± 14.1" and last[-2:] == ["0.2 ± 0.1", "10.0 ± 7.1 |"]
 
 
 def test_unknown_lines_are_refused(tmp_path: Path) -> None:

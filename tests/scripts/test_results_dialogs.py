@@ -40,11 +40,13 @@ def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path
             name, *words = shlex.split(command)
             typed.append((name, tyro.cli(ARGS[name], args=words)))
         names = [name for name, _ in typed]
-        beside = ["train_sl", "train_sl", "train_sl", "train_rl"]
-        assert names == ["train_sl", "train_sl", "train_rl", "benchmark",
-                         *(one for name in beside for one in (name, "benchmark"))]  # fmt: skip
+        beside = ["train_sl", "benchmark"] * 3 + ["train_rl", "benchmark"]
+        beside += ["benchmark"] * (2 if "slate" in cell.setting else 0) + ["train_rl", "benchmark"]
+        assert names == ["train_sl", "train_sl", "train_rl", "benchmark", *beside]
         start, continued, improved, played = (each for _, each in typed[:4])
-        longer, hard, gallery, blind = (each for _, each in typed[4::2])
+        longer, hard, gallery, blind, defaults = (
+            each for name, each in typed[4:] if name != "benchmark"
+        )
         assert start.dialogs_per_epoch == 12_800 and start.pretrained_model is None
         assert (start.noise, start.user) == (improved.noise, improved.user)
         assert (start.slate, start.never_repeat, start.patience) == (None, False, None)
@@ -54,9 +56,25 @@ def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path
             (blind, improved, {"outcome": "target"}),
         ):
             assert one == replace(other, model_folder=one.model_folder, **change)
-        for (_, more), name in zip(typed[5::2], BESIDE, strict=True):
-            assert replace(more, agents=played.agents, out=played.out) == played
-            assert [agent.split("=")[0] for agent in more.agents] == [name]
+        rules = {"mmr", "medoids"}
+        more = {each.out.name: each for name, each in typed[4:] if name == "benchmark"}
+        shown = [name for name in BESIDE if "slate" in cell.setting or name not in rules]
+        assert list(more) == [f"beside-{name}" for name in shown]
+        for name in shown:
+            one = more[f"beside-{name}"]
+            assert one.slate_by == ((name,) if name in rules else ("greedy",))
+            unlike = {"agents": played.agents, "out": played.out, "slate_by": ("greedy",)}
+            assert replace(one, **unlike) == played
+            [agent] = one.agents
+            trained = "continued" if name in rules else name
+            assert agent.split("=")[0] == name and f"/{trained}/" in agent
+        asked = {"pretrained_model", "train_turns", "noise", "slate", "never_repeat", "patience",
+                 "user", "env", "dataset", "dataset_path", "seed", "dialogs_per_epoch", "epochs",
+                 "test_pairs"}  # fmt: skip
+        for name, value in vars(train_rl.Args()).items():  # by its own defaults but for these
+            if name != "model_folder":
+                like = vars(improved)[name] if name in asked else value
+                assert getattr(defaults, name) == like, name
         for one in (improved, longer):
             for name in ("pretrained_model", "batch_size", "lr", "schedule", "seed", "noise",
                          "slate", "never_repeat", "patience", "user", "train_turns", "env",
@@ -185,6 +203,30 @@ def test_an_agent_played_beside_is_compared_on_the_same_dialogs(tmp_path: Path) 
     np.savez_compressed(folder / "beside-candidates/ranks.npz", **tables)
     with pytest.raises(ValueError, match="expected the same dialogs in"):
         results_dialogs.table(wanted, tmp_path)
+
+
+def test_training_by_the_defaults_is_held_against_its_start(tmp_path: Path) -> None:
+    """Of three dialogs the start finds two, RL of the map none, RL by the defaults one."""
+    folder = Cell("catalog", "slate", 4).folder(tmp_path)
+    for kind, found in {
+        "benchmark": {"rl": [0, 0, 0], "continued": [0, 0, 1], "sl": [1, 1, 0],
+                      "oracle": [1, 1, 1]},
+        "beside-defaults": {"defaults": [1, 0, 0]},
+        "beside-mmr": {"mmr": [1, 1, 1]},
+    }.items():  # fmt: skip
+        (folder / kind).mkdir(parents=True)
+        tables: dict[str, Any] = {"gallery_size": 11, "target": np.array([4, 5, 6])}
+        for name, hits in found.items():
+            shown = np.column_stack([np.zeros(3), hits])
+            tables |= {name: np.where(shown > 0, 0.0, 10.0), f"found:{name}": shown}
+        np.savez_compressed(folder / kind / "ranks.npz", **tables)
+    cell = Cell("catalog", "slate", 4)
+    rows = [row.split(" | ") for row in results_dialogs.table([cell], tmp_path).splitlines()[2:]]
+    found = {row[3]: (row[8].split()[0], row[10]) for row in rows}
+    assert found == {
+        "continued": ("-33.3", "33.3"), "sl": ("-66.7", "66.7"), "mmr": ("-100.0", "100.0"),
+        results_dialogs.DEFAULTS: ("-33.3", "66.7"),
+    }  # fmt: skip
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:
