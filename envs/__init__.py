@@ -44,7 +44,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 SETTING_ENVIRONMENTS: dict[str, dict[str, Any]] = {
     f"dialog/{data}-{setting}-v0": {**made_of, **arguments}
-    for data, made_of in (("CSS", {"look": "3d"}), ("Catalog", {"dataset": "catalog"}))
+    for data, made_of in {
+        "CSS": {"look": "3d"},
+        "CSS2D": {"look": "2d"},
+        "Catalog": {"dataset": "catalog"},
+    }.items()
     for setting, arguments in SETTINGS.items()
 }
 """Ids of these settings, for the built-in data and for one's own products."""

@@ -1,1 +1,1 @@
-"""Five short programs to begin with; each runs as `python -m examples.NAME`."""
+"""Short programs to begin with; each runs as `python -m examples.NAME`."""

@@ -56,7 +56,7 @@ class Args(DialogArgs):
     batch_size: int = 8
     """Dialogs advanced together (B), in each of the processes that `torchrun` started."""
     dialogs_per_epoch: int = 10_000
-    """Dialogs in an epoch; each costs about 65 captions with K = 4 and 5 turns."""
+    """Dialogs in an epoch; each costs 49 captions with K = 4 and 5 turns."""
     epochs: int = 20
     """Epochs in all."""
     train_turns: int = 5

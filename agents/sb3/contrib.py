@@ -153,5 +153,21 @@ class DialogRecurrentPolicy(Answering, RecurrentMultiInputActorCriticPolicy):
         self.lstm_hidden_state_shape = (1, 1, memory.hidden_size)
         self.optimizer = make_optimizer(self, lr_schedule)
 
+    def evaluate_actions(  # type: ignore[override]
+        self, obs: Any, actions: Tensor, lstm_states: Any, episode_starts: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Values, log-likelihoods and entropies; 0 is the log-likelihood of rows that only pad.
+
+        RecurrentPPO pads sequences with zeros and leaves those rows out after it has raised e to
+        their log-likelihood, which for a query of many numbers is beyond what a float holds:
+        infinity times nothing, in the gradients too. A reference has length 1, so a row without
+        one is padding.
+        """
+        values, log_prob, entropy = super().evaluate_actions(
+            obs, actions, lstm_states, episode_starts
+        )
+        padding = (obs["reference"] == 0).all(dim=1)
+        return values, torch.where(padding, 0.0, log_prob), entropy
+
     def _build_mlp_extractor(self) -> None:
         self.mlp_extractor = AnswerAndValue(*self._sizes)

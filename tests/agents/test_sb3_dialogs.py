@@ -157,6 +157,17 @@ def test_a_chooser_takes_the_candidate_nearest_to_the_query(algorithm: str, dial
         assert np.array_equal(played.shown[:, turn + 1], expected)
 
 
+@pytest.mark.parametrize("algorithm", ["ppo", "a2c", "sac", "recurrent-ppo"])
+def test_queries_of_many_numbers_keep_the_weights_finite(algorithm: str, dialog: Dialog) -> None:
+    """Log-likelihoods of 256 narrow Gaussians are in the hundreds, e to their power is no float:
+    also not of the rows that RecurrentPPO only pads sequences with."""
+    model = model_for(dialog, method(algorithm, "query"), dim=256)
+    model.learn(96)
+    assert model.num_timesteps >= 96
+    for name, value in model.policy.named_parameters():
+        assert torch.isfinite(value).all(), name
+
+
 @pytest.mark.parametrize(("algorithm", "action"), CASES)
 def test_it_learns_and_plays_the_same_from_its_file(
     algorithm: str, action: str, dialog: Dialog, tmp_path: Path

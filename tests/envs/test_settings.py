@@ -100,13 +100,14 @@ def over(env) -> bool:
 def test_every_id_is_registered_with_what_makes_it(name):
     assert gym.registry[name].kwargs == envs.SETTING_ENVIRONMENTS[name]
     described = {json.dumps(each, sort_keys=True) for each in envs.SETTING_ENVIRONMENTS.values()}
-    assert len(described) == len(envs.SETTING_ENVIRONMENTS) == 2 * len(envs.SETTINGS)
+    assert len(described) == len(envs.SETTING_ENVIRONMENTS) == 3 * len(envs.SETTINGS)
     assert not set(envs.SETTING_ENVIRONMENTS) & {*envs.ENVIRONMENTS, *envs.CATALOG_ENVIRONMENTS}
 
 
+@pytest.mark.parametrize("data", ["CSS", "CSS2D"])
 @pytest.mark.parametrize("setting", envs.SETTINGS)
-def test_the_ids_of_the_built_in_data_play(tiny_root, setting):
-    name = f"dialog/CSS-{setting}-v0"
+def test_the_ids_of_the_built_in_data_play(tiny_root, setting, data):
+    name = f"dialog/{data}-{setting}-v0"
     env = gym.make(f"envs:{name}", root=tiny_root)
     dialog = env.unwrapped.dialog
     wanted = {"slate": 1, "never_repeat": False, "patience": None, **envs.SETTINGS[setting]}

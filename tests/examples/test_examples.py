@@ -1,5 +1,6 @@
 """The examples run, and do what they say."""
 
+import json
 import re
 from pathlib import Path
 
@@ -33,6 +34,22 @@ def test_the_agent_is_in_the_table_and_learns_what_words_mean(tiny_root: Path) -
     target, reference = evaluation_pairs(64, 200, seed=0)
     ranks = run_dialogs(scenes, agent, target, reference).ranks
     assert ranks[:, 5].mean() < 0.8 * ranks[:, 0].mean()
+
+
+def test_the_agent_of_the_readme_plays(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it is written there: it asks for the image on show, so it comes to what `image-only`
+    comes to."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    [written] = re.findall(r"```python\n# mine\.py\n(.*?)```", readme, re.S)
+    assert "--agents mine:make " in readme
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(written)
+    do("benchmark", "--agents", "mine:make", "image-only", "--user", "attribute", "--data-path",
+       tiny_root, "--pairs", 20, "--bootstrap", 10, "--out", tmp_path / "out")  # fmt: skip
+    agents = json.loads((tmp_path / "out/benchmark.json").read_text())["agents"]
+    assert agents["mine:make"]["recall@10"] == agents["image-only"]["recall@10"]
 
 
 def test_the_agent_is_ten_lines() -> None:

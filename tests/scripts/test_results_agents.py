@@ -127,7 +127,8 @@ def test_who_goes_on_from_the_default_hears_as_many_captions(
         heard[name] = one.dialogs_per_epoch * each
     assert len(heard) == 8
     for name, captions in heard.items():
-        assert 0.97 * 102_400 < captions <= 102_400, name
+        share = 0.1 if name == "sac-sl" else 1  # as its row says
+        assert 0.97 * share < captions / 102_400 <= share, name
     [scratch] = [one for name, one in called if name == "train_sb3" and not one.pretrained_model]
     assert (scratch.algo, scratch.turns_per_epoch) == ("ppo", 102_400)
 
