@@ -64,12 +64,20 @@ BESIDE = {
     "hard": Beside("sl", "--loss hard_negatives"),
     "gallery": Beside("sl", "--loss gallery"),
     "candidates": Beside("rl", "--outcome target"),
+    "rollouts": Beside("rl", "--rollouts 4"),
+    "depth": Beside("rl", "--depth 1"),
+    "pool": Beside("rl", "--pool 32"),
+    "wide": Beside("rl", "--top-k 8"),
+    "light": Beside("rl", "--weight 3"),
+    "scst": Beside("rl", recipe=f"{GO_ON} --method self-critical"),
     "mmr": Beside(plays="--slate-by mmr"),
     "medoids": Beside(plays="--slate-by medoids"),
     "defaults": Beside("rl", recipe="--epochs 1 --test-pairs 0"),
 }
 """Supervised training that hears as many captions, or goes on with another loss; training on the
-same candidates without look-ahead; slates diversified by a rule; `train_rl` as it comes."""
+same candidates without look-ahead; policy improvement with more roll-outs, one turn deep, with
+candidates from further away, with more of them, with a light weight, or REINFORCE against the
+greedy dialog instead; slates diversified by a rule; `train_rl` as it comes."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +141,11 @@ class Args:
     beside: tuple[str, ...] = ()
     """Compare also with supervised training continued until it has heard as many captions
     (`decodes`), with hard negatives (`hard`), with the softmax over the gallery (`gallery`), with
-    training on the same candidates that looks ahead from none (`candidates`), or, of slates, with
-    supervised training continued that shows diversified ones (`mmr`, `medoids`). `defaults`
-    holds what `train_rl` makes of the start by its own defaults against that start."""
+    training on the same candidates that looks ahead from none (`candidates`), with other policy
+    improvement (`rollouts`, `depth`, `pool`, `wide`, `light`), with the self-critical one
+    (`scst`), or, of slates, with supervised training continued that shows diversified ones
+    (`mmr`, `medoids`). `defaults` holds what `train_rl` makes of the start by its own defaults
+    against that start."""
     pairs: int = 1000
     """Dialogs that each agent plays on images never seen in training."""
     again: int = 0

@@ -40,11 +40,11 @@ def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path
             name, *words = shlex.split(command)
             typed.append((name, tyro.cli(ARGS[name], args=words)))
         names = [name for name, _ in typed]
-        beside = ["train_sl", "benchmark"] * 3 + ["train_rl", "benchmark"]
+        beside = ["train_sl", "benchmark"] * 3 + ["train_rl", "benchmark"] * 7
         beside += ["benchmark"] * (2 if "slate" in cell.setting else 0) + ["train_rl", "benchmark"]
         assert names == ["train_sl", "train_sl", "train_rl", "benchmark", *beside]
         start, continued, improved, played = (each for _, each in typed[:4])
-        longer, hard, gallery, blind, defaults = (
+        longer, hard, gallery, blind, *others, by_chance, defaults = (
             each for name, each in typed[4:] if name != "benchmark"
         )
         assert start.dialogs_per_epoch == 12_800 and start.pretrained_model is None
@@ -54,6 +54,21 @@ def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path
             (hard, continued, {"loss": "hard_negatives"}),
             (gallery, continued, {"loss": "gallery"}),
             (blind, improved, {"outcome": "target"}),
+            (others[0], improved, {"rollouts": 4}),
+            (others[1], improved, {"depth": 1}),
+            (others[2], improved, {"pool": 32}),
+            (others[3], improved, {"top_k": 8}),
+            (others[4], improved, {"weight": 3.0}),
+            (
+                by_chance,
+                improved,
+                {
+                    "method": "self-critical",
+                    "weight": None,
+                    "images_rest": False,
+                    "outcome": "turns",
+                },
+            ),
         ):
             assert one == replace(other, model_folder=one.model_folder, **change)
         rules = {"mmr", "medoids"}
@@ -222,8 +237,8 @@ def test_training_by_the_defaults_is_held_against_its_start(tmp_path: Path) -> N
         np.savez_compressed(folder / kind / "ranks.npz", **tables)
     cell = Cell("catalog", "slate", 4)
     rows = [row.split(" | ") for row in results_dialogs.table([cell], tmp_path).splitlines()[2:]]
-    found = {row[3]: (row[8].split()[0], row[10]) for row in rows}
-    assert found == {
+    told = {row[3]: (row[8].split()[0], row[10]) for row in rows}
+    assert told == {
         "continued": ("-33.3", "33.3"), "sl": ("-66.7", "66.7"), "mmr": ("-100.0", "100.0"),
         results_dialogs.DEFAULTS: ("-33.3", "66.7"),
     }  # fmt: skip
