@@ -18,6 +18,7 @@ from scripts import results_dialogs
 from scripts.common import run
 from scripts.results_css import call
 from scripts.results_dialogs import (
+    AGAIN,
     GALLERIES,
     METRICS,
     PLAYED,
@@ -73,6 +74,9 @@ class Args:
     it (`agents.belief`)."""
     pairs: int = 400
     """Dialogs that each agent plays on images never seen in training."""
+    again: int = 0
+    """With `--weigh`: so many other dialogs are played once more by those who weigh, with rows of
+    their own: chance told apart."""
     parallel: int = 1
     """Cells played at a time, one thread each; agents are trained before, one after another."""
     table: bool = False
@@ -91,7 +95,8 @@ def reproduce(args: Args) -> str:
     """Do what is missing, cell by cell, seeds last; returns the table.
 
     Raises:
-        ValueError: a name that is no gallery's, setting's or stranger's, or an unknown thinker.
+        ValueError: a name that is no gallery's, setting's or stranger's, an unknown thinker, or
+            other dialogs for those who do not weigh.
         RuntimeError: a command failed; its own message stands on standard error.
     """
     from retrieval.errors import unknown
@@ -102,6 +107,8 @@ def reproduce(args: Args) -> str:
             raise unknown("gallery, setting or stranger", name, names)
     if args.thinker not in THINKERS:
         raise unknown("thinker", args.thinker, THINKERS)
+    if args.again and not args.weigh:
+        raise ValueError("--again plays more dialogs with those who weigh; give --weigh, too")
     trained = results_dialogs.Args(
         args.catalog_path, args.data_path, args.out, seeds=args.seeds, quick=args.quick,
         beside=("decodes",) if args.weigh or args.thinker == "decodes" else (),
@@ -111,7 +118,7 @@ def reproduce(args: Args) -> str:
         args = as_quick(args, trained)
     wanted = list(cells(args))
     if not args.table:
-        missing = [cell for cell in wanted if not (folder(cell, args) / "benchmark.json").is_file()]
+        missing = [cell for cell in wanted if not is_played(cell, args)]
         for cell in dict.fromkeys(map(lived, missing)):  # in turn: cells share their agents
             results_dialogs.fill(cell, trained)
         with ThreadPoolExecutor(args.parallel) as pool:
@@ -154,22 +161,27 @@ def play(cell: Cell, args: Args, trained: results_dialogs.Args) -> None:
     thinker = models / THINKERS[args.thinker]
     continued = models / "continued/sl-0.pt"
     if args.weigh:
-        agents = f"continued={continued} once=once:{thinker} awake=bayes:{thinker} "
+        slower = f"continued={continued} once=once:{thinker}"
+        agents = f"awake=bayes:{thinker} "
         agents += f"plan=plan-bayes:{thinker} " if plans(cell, args) else ""
         agents += f"supervised=bayes:{models / THINKERS['decodes']} " if rivals(args) else ""
-        agents += "oracle"
     else:
-        agents = f"continued={continued} once=once:{continued} awake=once:{thinker} "
-        agents += f"plan=plan:{thinker} oracle"
+        slower = f"continued={continued} once=once:{continued}"
+        agents = f"awake=once:{thinker} plan=plan:{thinker} "
     setting = SETTINGS[lived(cell).setting]
     flags = setting.flags if stranger is None else stranger.flags
     if is_unknown(cell, args):
         flags += " --plan-user neural"
-    call(
-        f"benchmark --agents {agents} {flags} {results_dialogs.world(cell, trained)} "
-        f"--turns {setting.turns} --pairs {args.pairs} --seed {PLAYED} --bootstrap 200 "
-        f"--out {folder(cell, args)}"
-    )
+    for out, who, pairs, seed in (
+        (folder(cell, args), f"{slower} {agents}", args.pairs, PLAYED),
+        (again(cell, args), agents, args.again, AGAIN),
+    ):
+        if pairs and not (out / "benchmark.json").is_file():
+            call(
+                f"benchmark --agents {who} oracle {flags} {results_dialogs.world(cell, trained)} "
+                f"--turns {setting.turns} --pairs {pairs} --seed {seed} --bootstrap 200 "
+                f"--out {out}"
+            )
 
 
 def is_unknown(cell: Cell, args: Args) -> bool:
@@ -191,6 +203,17 @@ def kind(args: Args) -> str:
 def folder(cell: Cell, args: Args) -> Path:
     """Where a cell's figures lie."""
     return cell.folder(args.out) / kind(args)
+
+
+def again(cell: Cell, args: Args) -> Path:
+    """Where the figures of other dialogs lie."""
+    return cell.folder(args.out) / f"{kind(args)}-again-{args.again}"
+
+
+def is_played(cell: Cell, args: Args) -> bool:
+    """Whether all figures of a cell are there."""
+    places = [folder(cell, args), *([again(cell, args)] if args.again else [])]
+    return all((place / "benchmark.json").is_file() for place in places)
 
 
 def rivals(args: Args) -> tuple[str, ...]:
@@ -219,17 +242,23 @@ def table(wanted: Sequence[Cell], args: Args) -> str:
     rows, kept = [head, ["---"] * len(head)], {}
     for gallery, setting in dict.fromkeys((cell.gallery, cell.setting) for cell in wanted):
         alike = [cell for cell in wanted if (cell.gallery, cell.setting) == (gallery, setting)]
-        paths = [folder(cell, args) / "ranks.npz" for cell in alike]
-        parts = [[path] for path in paths if path.is_file()]
         what = {**SETTINGS, **STRANGERS}[setting].what
         if is_unknown(alike[0], args) and setting not in STRANGERS:
             what += ", imagined as the neural user"
-        for who, against in compared(alike[0], args) if parts else ():
-            found = pooled(parts, against, who)
-            kept[f"{gallery} {setting} {who} {against}"] = found
-            shares = [f"{100 * found['values'][name]['found']:.1f}" for name in (against, who)]
-            rows.append([gallery, what, str(len(parts)), who, against,
-                         *(cell_text(found, metric) for metric in METRICS), *shares])  # fmt: skip
+        everyone = compared(alike[0], args)
+        awake = [pair for pair in everyone if pair[1] not in ("continued", "once")]
+        others = f", {args.again:,} other dialogs"
+        for place, more, pairs in ((folder, "", everyone), (again, others, awake)):
+            paths = [place(cell, args) / "ranks.npz" for cell in alike]
+            parts = [[path] for path in paths if path.is_file()]
+            for who, against in pairs if parts else ():
+                found = pooled(parts, against, who)
+                kept[f"{gallery} {setting} {who} {against}{more}"] = found
+                shares = [f"{100 * found['values'][name]['found']:.1f}" for name in (against, who)]
+                figures = [cell_text(found, metric) for metric in METRICS]
+                rows.append(
+                    [gallery, what + more, str(len(parts)), who, against, *figures, *shares]
+                )
     args.out.mkdir(parents=True, exist_ok=True)
     with atomic_write(args.out / f"{kind(args)}.json") as temporary:
         temporary.write_text(json.dumps(kept, indent=1))

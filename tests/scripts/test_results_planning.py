@@ -116,6 +116,46 @@ def test_who_weighs_what_was_heard_does_all_of_it(
         assert compared(cell, args) == (alone if setting == "slate" else [*ahead, *alone])
 
 
+@pytest.mark.parametrize("thinker", ["rl", "decodes"])
+def test_other_dialogs_can_be_played_once_more_by_those_who_weigh(
+    thinker: str, played: list[Any], tmp_path: Path
+) -> None:
+    """By the same agents but for those who do not weigh; in rows of their own."""
+    args = Args(out=tmp_path, seeds=(3,), only=("css-2d", "impatient"), weigh=True,
+                thinker=thinker, again=7)  # fmt: skip
+    reproduce(args)
+    first, again = played[-2:]
+    models = tmp_path / "css-2d/impatient/seed-3"
+    assert (first.pairs, first.seed) == (400, results_dialogs.PLAYED)
+    assert (again.pairs, again.seed) == (7, results_dialogs.AGAIN)
+    assert again.out == models / f"weighing-{thinker}-again-7"
+    slower = ("continued", "once")
+    assert again.agents == tuple(one for one in first.agents if one.split("=")[0] not in slower)
+    assert (again.patience, again.user, again.turns) == (2, first.user, first.turns)
+    for out, hits in ((first.out, [0, 0]), (again.out, [1, 1, 1, 0])):
+        tables: dict[str, Any] = {"gallery_size": 11, "target": np.arange(len(hits))}
+        shown = np.column_stack([np.zeros(len(hits)), hits])
+        missed = np.zeros_like(shown)
+        for agent in (*first.agents, "oracle"):
+            name = agent.split("=")[0]
+            seen = shown if name == "plan" else missed
+            tables |= {name: np.where(seen > 0, 0.0, 10.0), f"found:{name}": seen}
+        out.mkdir(parents=True)
+        np.savez_compressed(out / "ranks.npz", **tables)
+        (out / "benchmark.json").touch()
+    played.clear()
+    rows = [row.strip("| ").split(" | ") for row in reproduce(args).splitlines()[2:]]
+    assert not [one for one in played if "weighing" in str(one.out)]
+    cell = Cell("css-2d", "impatient", 3)
+    repeated = [row for row in rows if row[1].endswith(", 7 other dialogs")]
+    pairs = [("plan", "awake"), ("plan", "supervised"), ("awake", "supervised")]
+    assert [(row[3], row[4]) for row in repeated] == (pairs if thinker == "rl" else pairs[:1])
+    assert len(rows) == len(compared(cell, args)) + len(repeated)
+    assert [row[9].split()[0] for row in repeated] == ["+75.0", "+75.0", "+0.0"][: len(repeated)]
+    with pytest.raises(ValueError, match="give --weigh, too"):
+        reproduce(Args(out=tmp_path, again=7))
+
+
 def test_the_table_by_hand(tmp_path: Path) -> None:
     """Two seeds of two dialogs: planning finds three of four, the others one, one and none."""
     found = {"plan": [[1, 1], [1, 0]], "continued": [[1, 0], [0, 0]], "once": [[0, 0], [1, 0]],
