@@ -21,6 +21,7 @@ from envs.factory import make_vector_env
 from retrieval.errors import unknown
 
 ALGORITHMS = ("ppo", "a2c", "sac", "recurrent-ppo", "maskable-ppo")
+CRITIC_RATE = 1e-3
 _ACTIONS: dict[str, tuple[str, ...]] = {"sac": ("query",), "maskable-ppo": ("candidate",)}
 _ON_POLICY: dict[str, Any] = {"gae_lambda": 0.9, "max_grad_norm": 0.5}
 _CLIPPED: dict[str, Any] = {**_ON_POLICY, "batch_size": 256, "n_epochs": 4, "n_steps": 20}
@@ -36,7 +37,7 @@ class Method:
         candidates: K of the latter.
         reward: a name of `envs.rewards.REWARDS`.
         num_envs: dialogs played side by side (B).
-        learning_rate: of actor and critic.
+        learning_rate: of actor and critic; SAC's critics learn at 1e-3 where that is more.
         gamma: what a turn's outcome is worth one turn earlier.
         noise: standard deviation of the whole Gaussian around the query at first, as a share of
             the query's length (each of its D numbers gets noise / sqrt(D)).
@@ -123,10 +124,12 @@ def make_model(
         spread = method.noise / np.sqrt(env.action_space.shape[0])
         policy_options["log_std_init"] = float(np.log(spread))
     algorithm, policy, options = _parts(method)
+    rate = method.learning_rate
     if method.algorithm == "sac":
-        policy_options["patience"] = method.patience
+        rate = max(rate, CRITIC_RATE)
+        policy_options |= {"patience": method.patience, "share": method.learning_rate / rate}
     model = algorithm(
-        policy=policy, env=env, learning_rate=method.learning_rate, gamma=method.gamma,
+        policy=policy, env=env, learning_rate=rate, gamma=method.gamma,
         seed=method.seed, device="cpu", policy_kwargs=policy_options,
         **{**options, **method.options},
     )  # fmt: skip

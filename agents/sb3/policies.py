@@ -111,21 +111,26 @@ class DialogActor(Actor):
 
 
 class PatientAdam(torch.optim.Adam):
-    """Adam that lets the first calls of `step` go by.
+    """Adam that lets the first calls of `step` go by, and takes a share of its learning rate.
 
     SAC's actor climbs its critic from the first step on; while the critic knows nothing that
     leads away from a pretrained tracker. How many calls went by is part of the state, so that a
-    resumed run goes on as it would have.
+    resumed run goes on as it would have. Stable-Baselines3 gives actor and critics one learning
+    rate; a new critic has to learn fast, a pretrained actor must not.
 
     Args:
         params, lr, options: Adam's.
         patience: calls that do nothing.
+        share: of the learning rate, whatever it is set to.
     """
 
-    def __init__(self, params: Any, lr: float = 1e-3, patience: int = 0, **options: Any):
+    def __init__(
+        self, params: Any, lr: float = 1e-3, patience: int = 0, share: float = 1.0, **options: Any
+    ):
         super().__init__(params, lr=lr, **options)
         for group in self.param_groups:
             group.setdefault("patience", patience)
+            group.setdefault("share", share)
 
     def step(self, closure: Any = None) -> Any:
         """One step, unless it is too early."""
@@ -133,7 +138,13 @@ class PatientAdam(torch.optim.Adam):
             for group in self.param_groups:
                 group["patience"] -= 1
             return None
-        return super().step(closure)
+        rates = [group["lr"] for group in self.param_groups]
+        for group in self.param_groups:
+            group["lr"] *= group["share"]
+        result = super().step(closure)
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return result
 
 
 class DialogSACPolicy(SACPolicy):
@@ -142,12 +153,14 @@ class DialogSACPolicy(SACPolicy):
     Args:
         args: as Stable-Baselines3 gives them.
         patience: gradient steps in which only the critics learn.
+        share: of the critics' learning rate that is the actor's.
         options: of `SACPolicy`; `features_extractor_kwargs` holds the `spec` and `words` of
             `DialogFeatures`.
     """
 
-    def __init__(self, *args: Any, patience: int = 0, **options: Any):
+    def __init__(self, *args: Any, patience: int = 0, share: float = 1.0, **options: Any):
         self.patience = patience
+        self.share = share
         options = {
             "features_extractor_class": DialogFeatures,
             "share_features_extractor": True,
@@ -163,4 +176,4 @@ class DialogSACPolicy(SACPolicy):
     def _build(self, lr_schedule: Schedule) -> None:
         super()._build(lr_schedule)
         learned = [part for part in self.actor.parameters() if part.requires_grad]
-        self.actor.optimizer = PatientAdam(learned, lr_schedule(1), self.patience)
+        self.actor.optimizer = PatientAdam(learned, lr_schedule(1), self.patience, self.share)
