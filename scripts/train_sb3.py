@@ -44,7 +44,8 @@ class Args(DialogArgs):
     """Length of the noise around a query of length 1 at first; by default 0.5 from a pretrained
     model, 1 from scratch."""
     lr: float | None = None
-    """Adam's learning rate; by default 3e-5 from a pretrained model, 1e-3 from scratch."""
+    """Adam's learning rate; by default 3e-5 (SAC's actor: 3e-6) from a pretrained model, 1e-3 from
+    scratch. SAC's critics learn at 1e-3 at least."""
     num_envs: int = 64
     """Dialogs played side by side."""
     turns_per_epoch: int = 20_480
@@ -117,7 +118,8 @@ def method_of(args: Args) -> Method:
     from_scratch = args.pretrained_model is None
     action = args.action or ("candidate" if args.algo == "maskable-ppo" else "query")
     noise = args.noise if args.noise is not None else (1.0 if from_scratch else 0.5)
-    rate = args.lr if args.lr is not None else (1e-3 if from_scratch else 3e-5)
+    careful = 3e-6 if args.algo == "sac" else 3e-5  # a critic leads straight where it is wrong
+    rate = args.lr if args.lr is not None else (1e-3 if from_scratch else careful)
     gamma = args.gamma if args.gamma is not None else (0.0 if from_scratch else 0.5)
     return Method(
         args.algo, action, args.candidates, args.reward, args.num_envs, rate, gamma, noise,

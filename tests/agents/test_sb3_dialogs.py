@@ -243,6 +243,23 @@ def test_patience_ends_and_is_saved() -> None:
     assert weight.item() == pytest.approx(0.9)
 
 
+@pytest.mark.parametrize(("rate", "critics"), [(1e-5, 1e-3), (1e-2, 1e-2)])
+def test_sacs_critics_learn_fast_and_its_actor_as_told(
+    rate: float, critics: float, dialog: Dialog
+) -> None:
+    """Adam's first step moves each weight by the learning rate."""
+    model = model_for(dialog, method("sac", "query", learning_rate=rate))
+    parts = {"actor": (model.actor, rate), "critic": (model.critic.qf0, critics)}
+    before = {name: [value.clone() for value in part.parameters()]
+              for name, (part, _) in parts.items()}  # fmt: skip
+    model.learn(3)  # a turn of three dialogs, a step of gradients
+    for name, (part, expected) in parts.items():
+        steps = [(new - old).abs().max().item()
+                 for old, new in zip(before[name], part.parameters(), strict=True)]  # fmt: skip
+        assert max(steps) == pytest.approx(expected, rel=0.02), name
+    assert {group["lr"] for group in model.actor.optimizer.param_groups} == {critics}
+
+
 def test_principal_space_keeps_likeness(dialog: Dialog) -> None:
     features = dialog.gallery.features
     tracker, _ = tracker_for(dialog)

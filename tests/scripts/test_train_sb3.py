@@ -132,3 +132,5 @@ def test_what_a_policy_begins_with_settles_its_defaults() -> None:
     given = method_of(Args(gamma=0.9, lr=1e-2, noise=0.3))
     told = [(one.gamma, one.learning_rate, one.noise) for one in (scratch, pretrained, given)]
     assert told == [(0.0, 1e-3, 1.0), (0.5, 3e-5, 0.5), (0.9, 1e-2, 0.3)]
+    careful = method_of(Args(algo="sac", pretrained_model=Path("sl-0.pt")))
+    assert careful.learning_rate == 3e-6
