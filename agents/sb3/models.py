@@ -22,6 +22,7 @@ from retrieval.errors import unknown
 
 ALGORITHMS = ("ppo", "a2c", "sac", "recurrent-ppo", "maskable-ppo")
 CRITIC_RATE = 1e-3
+"""Learning rate that SAC's critics have at least: they begin at chance, whoever the actor is."""
 _ACTIONS: dict[str, tuple[str, ...]] = {"sac": ("query",), "maskable-ppo": ("candidate",)}
 _ON_POLICY: dict[str, Any] = {"gae_lambda": 0.9, "max_grad_norm": 0.5}
 _CLIPPED: dict[str, Any] = {**_ON_POLICY, "batch_size": 256, "n_epochs": 4, "n_steps": 20}
