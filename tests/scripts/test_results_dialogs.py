@@ -3,6 +3,7 @@
 import json
 import math
 import shlex
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,17 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(results_dialogs, "call", commands.append)
     monkeypatch.setattr(results_dialogs, "look_for_room", lambda *_: None)
     return commands
+
+
+def leave(folder: Path, found: dict[str, list[int]], first: int = 4) -> None:
+    """Ranks of agents who found their targets (numbers from `first` on) at last, or did not."""
+    folder.mkdir(parents=True)
+    count = len(next(iter(found.values())))
+    tables: dict[str, Any] = {"gallery_size": 11, "target": np.arange(first, first + count)}
+    for name, hits in found.items():
+        shown = np.column_stack([np.zeros(count), hits])
+        tables |= {name: np.where(shown > 0, 0.0, 10.0), f"found:{name}": shown}
+    np.savez_compressed(folder / "ranks.npz", **tables)
 
 
 def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path: Path) -> None:
@@ -146,12 +158,7 @@ def test_the_table_by_hand(tmp_path: Path) -> None:
              "sl": [[0, 0, 0], [0, 0, 0]], "oracle": [[1, 1, 1], [1, 1, 1]]}  # fmt: skip
     for seed in (0, 1):
         folder = Cell("css-3d", "noisy", seed).folder(tmp_path) / "benchmark"
-        folder.mkdir(parents=True)
-        tables: dict[str, Any] = {"gallery_size": 11, "target": np.array([4, 5, 6])}
-        for name, by_seed in found.items():
-            shown = np.column_stack([np.zeros(3), by_seed[seed]])
-            tables |= {name: np.where(shown > 0, 0.0, 10.0), f"found:{name}": shown}
-        np.savez_compressed(folder / "ranks.npz", **tables)
+        leave(folder, {name: by_seed[seed] for name, by_seed in found.items()})
         (folder.parent / "room.json").write_text(json.dumps({"found": [0, 0.6 + seed * 0.3]}))
     wanted = [Cell("css-3d", "noisy", seed) for seed in (0, 1)]
     text = results_dialogs.table(wanted, tmp_path).splitlines()
@@ -177,12 +184,7 @@ def test_other_dialogs_can_be_played_once_more(called: list[str], tmp_path: Path
     for kind, hits in {"benchmark": [0, 0, 0], "again-4": [1, 1, 0, 0]}.items():
         found = {"rl": hits, "sl": [*hits[:1], *(0 for _ in hits[1:])]}
         found |= {"continued": hits, "oracle": [1] * len(hits)}
-        (folder := cell.folder(tmp_path) / kind).mkdir(parents=True)
-        tables: dict[str, Any] = {"gallery_size": 11, "target": np.arange(len(hits))}
-        for name, each in found.items():
-            shown = np.column_stack([np.zeros(len(each)), each])
-            tables |= {name: np.where(shown > 0, 0.0, 10.0), f"found:{name}": shown}
-        np.savez_compressed(folder / "ranks.npz", **tables)
+        leave(cell.folder(tmp_path) / kind, found, 0)
     rows = [row.split(" | ") for row in results_dialogs.table([cell], tmp_path, 4).splitlines()[2:]]
     named = ["continued", "sl", "continued, 4 other dialogs", "sl, 4 other dialogs"]
     assert [row[3] for row in rows] == named
@@ -202,20 +204,15 @@ def test_an_agent_played_beside_is_compared_on_the_same_dialogs(tmp_path: Path) 
             (folder / "room.json").parent.mkdir(parents=True, exist_ok=True)
             (folder / "room.json").write_text(json.dumps({"found": [0, 0.9 + seed * 0.1]}))
             if kind == "benchmark" or seed == 1:
-                (folder / kind).mkdir(parents=True)
-                tables: dict[str, Any] = {"gallery_size": 11, "target": np.array([4, 5, 6])}
-                for name, hits in found.items():
-                    shown = np.column_stack([np.zeros(3), hits])
-                    tables |= {name: np.where(shown > 0, 0.0, 10.0), f"found:{name}": shown}
-                np.savez_compressed(folder / kind / "ranks.npz", **tables)
+                leave(folder / kind, found)
     wanted = [Cell("css-3d", "plain", seed) for seed in (0, 1)]
     rows = [row.split(" | ") for row in results_dialogs.table(wanted, tmp_path).splitlines()[2:]]
     assert [row[2:4] for row in rows] == [["2", "continued"], ["2", "sl"], ["1", "candidates"]]
     assert rows[2][5].startswith("+33.3 [")
     assert rows[0][10:] == ["0.0", "+100.0 (67 %)", "+95.0 (70 %) |"]
     assert rows[2][10:] == ["33.3", "+66.7 (50 %)", "+66.7 (50 %) |"]  # of the seed that was played
-    tables["target"] = np.array([4, 5, 7])
-    np.savez_compressed(folder / "beside-candidates/ranks.npz", **tables)
+    shutil.rmtree(folder / "beside-candidates")
+    leave(folder / "beside-candidates", {"candidates": [1, 0, 0]}, 5)
     with pytest.raises(ValueError, match="expected the same dialogs in"):
         results_dialogs.table(wanted, tmp_path)
 
@@ -229,12 +226,7 @@ def test_training_by_the_defaults_is_held_against_its_start(tmp_path: Path) -> N
         "beside-defaults": {"defaults": [1, 0, 0]},
         "beside-mmr": {"mmr": [1, 1, 1]},
     }.items():  # fmt: skip
-        (folder / kind).mkdir(parents=True)
-        tables: dict[str, Any] = {"gallery_size": 11, "target": np.array([4, 5, 6])}
-        for name, hits in found.items():
-            shown = np.column_stack([np.zeros(3), hits])
-            tables |= {name: np.where(shown > 0, 0.0, 10.0), f"found:{name}": shown}
-        np.savez_compressed(folder / kind / "ranks.npz", **tables)
+        leave(folder / kind, found)
     cell = Cell("catalog", "slate", 4)
     rows = [row.split(" | ") for row in results_dialogs.table([cell], tmp_path).splitlines()[2:]]
     told = {row[3]: (row[8].split()[0], row[10]) for row in rows}
