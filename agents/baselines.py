@@ -11,7 +11,7 @@ from envs.dialog import Observation
 from retrieval.gallery import Gallery
 from retrieval.index import ExactIndex, ScoreIndex
 from retrieval.text import Vocabulary
-from user_simulator.judging import Judge
+from user_simulator.judging import Judge, nearer
 from user_simulator.listening import listener_of
 
 
@@ -140,7 +140,4 @@ class OracleAgent:
             return
         false_claims[others] += 1
         if self._judge is not None:
-            every = np.arange(len(false_claims))
-            offered = np.tile([picked, *others], (len(every), 1))  # (N, K)
-            distance = self._judge.distance(offered, every)
-            false_claims += (distance[:, 1:] < distance[:, :1]).any(1)
+            false_claims += nearer(self._judge, picked, np.array(others), len(false_claims))

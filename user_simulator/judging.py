@@ -86,6 +86,33 @@ class FeatureJudge:
         result: np.ndarray = (gap**2).sum(-1)
         return result
 
+    def nearer(self, image: int, others: np.ndarray) -> np.ndarray:
+        """See `nearer`; t is nearer to o than to p where 2 t (o - p) > |o|^2 - |p|^2."""
+        p, o = self._features[image].astype(np.float64), self._features[others].astype(np.float64)
+        across = self._features.astype(np.float64) @ (2 * (o - p)).T  # (N, K)
+        result: np.ndarray = (across > (o**2).sum(-1) - (p**2).sum()).any(1)
+        return result
+
+
+def nearer(judge: Judge, image: int, others: np.ndarray, size: int) -> np.ndarray:
+    """For which images of a gallery one of several others is nearer than a given one.
+
+    Args:
+        judge: by whose judgement.
+        image: the one that the others are held against.
+        others: images (K,).
+        size: of the gallery, N.
+
+    Returns:
+        Flags (N,).
+    """
+    if isinstance(judge, FeatureJudge):
+        return judge.nearer(image, others)
+    every = np.arange(size)
+    distance = judge.distance(np.tile([image, *others], (size, 1)), every)  # (N, 1 + K)
+    result: np.ndarray = (distance[:, 1:] < distance[:, :1]).any(1)
+    return result
+
 
 def judge_of(user: User, gallery: Gallery) -> Judge:
     """By whose judgement a user compares images.

@@ -14,7 +14,7 @@ from retrieval.gallery import Gallery
 from retrieval.rendering.captions import DRAWS, differences
 from retrieval.rendering.claims import is_faithful, read
 from user_simulator import AttributeUser, NoisyUser, RowDraws, StrikingUser, judge_of
-from user_simulator.judging import AttributeJudge, FeatureJudge
+from user_simulator.judging import AttributeJudge, FeatureJudge, nearer
 
 
 def pairs_of(gallery: Gallery, count: int, seed: int = 0):
@@ -89,6 +89,26 @@ def test_features_differ_by_their_squared_distance():
 class Mute:
     def describe(self, reference, target, rng):
         return [""] * len(target)
+
+
+@pytest.mark.parametrize("by", ["features", "attributes"])
+def test_for_whom_another_image_is_nearer(tiny_gallery, by):
+    judge = AttributeJudge(tiny_gallery)
+    if by == "features":
+        rows = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
+        rows[7] = rows[3]  # the same picture twice
+        judge = FeatureJudge(rows)
+    seen = 0
+    for image, others in [(3, [7]), (3, [7, 12, 40]), (12, [3]), (0, [1, 2, 63])]:
+        found = nearer(judge, image, np.array(others), 64)
+        for target in range(64):
+            own, *theirs = judge.distance(np.array([[image, *others]]), np.array([target]))[0]
+            assert found[target] == any(one < own for one in theirs)
+        seen += int(found.sum())
+        assert not found[image]
+    assert 0 < seen
+    if by == "features":
+        assert not nearer(judge, 3, np.array([7]), 64).any()  # neither copy is nearer to anything
 
 
 def test_a_wrapped_user_judges_as_before(tiny_gallery):
