@@ -106,7 +106,7 @@ def test_for_whom_another_image_is_nearer(tiny_gallery, by):
             assert found[target] == any(one < own for one in theirs)
         seen += int(found.sum())
         assert not found[image]
-    assert 0 < seen
+    assert seen > 0
     if by == "features":
         assert not nearer(judge, 3, np.array([7]), 64).any()  # neither copy is nearer to anything
 
