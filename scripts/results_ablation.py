@@ -13,8 +13,8 @@ from pathlib import Path
 import tyro
 
 from scripts.common import run
+from scripts.dialog_map import GO_ON, LOOK, START, captions
 from scripts.results_css import call
-from scripts.results_dialogs import GO_ON, LOOK, START, captions
 from scripts.results_users import spread
 
 COLUMNS = ("percentile", "recall@1", "recall@10", "found", "bri")

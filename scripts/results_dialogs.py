@@ -18,106 +18,31 @@ from typing import Any
 import tyro
 
 from scripts.common import run
+from scripts.dialog_map import (
+    BESIDE,
+    CANDIDATES,
+    DEFAULTS,
+    GALLERIES,
+    GO_ON,
+    LOOK,
+    LOOK_AT,
+    METRICS,
+    SETTINGS,
+    SHOWN,
+    START,
+    USERS,
+    Cell,
+    captions,
+)
 from scripts.results_css import call
 
-GALLERIES = {
-    "css-3d": "--env dialog/CSS-v0",
-    "css-2d": "--env dialog/CSS2D-v0",
-    "catalog": "--dataset catalog --dataset-path {catalog}",
-}
-METRICS = ("percentile", "recall@1", "recall@5", "recall@10", "found", "bri")
-START = "--epochs 1 --batch-size 64 --lr 1e-3 --schedule cosine --test-pairs 0"
-GO_ON = "--epochs 1 --batch-size 64 --lr 2e-4 --schedule cosine --test-pairs 0"
-CANDIDATES = 4
-LOOK = f"--top-k {CANDIDATES} --weight 25"
-LOOK_AT = {"catalog": "--outcome finding --images-rest"}
-"""What is added to it for a gallery; chosen by trial (RESULTS.md, "What was tried")."""
-DEFAULTS = "sl; by `train_rl` as it comes"
 PLAYED = 1
 """Seed of the dialogs that are played: not those that the flags above were chosen by."""
 AGAIN = 5
 """Seed of those that are played once more."""
 _starts: defaultdict[Path, Lock] = defaultdict(Lock)
+KEPT = "table.json"
 QUICK_DATA = "make_css --train-scenes 16 --test-scenes 8 --edits 4 --captions 60"
-
-
-@dataclass(frozen=True)
-class Beside:
-    """Somebody to compare with who is made, or played, when asked for.
-
-    Args:
-        trains: "sl", "rl" or, where nothing more is trained, nothing: the agent that supervised
-            training continued.
-        flags: of that training.
-        recipe: of it, before these.
-        plays: flags of the benchmark.
-    """
-
-    trains: str = ""
-    flags: str = ""
-    recipe: str = GO_ON
-    plays: str = ""
-
-
-BESIDE = {
-    "decodes": Beside("sl"),
-    "hard": Beside("sl", "--loss hard_negatives"),
-    "gallery": Beside("sl", "--loss gallery"),
-    "candidates": Beside("rl", "--outcome target"),
-    "rollouts": Beside("rl", "--rollouts 4"),
-    "depth": Beside("rl", "--depth 1"),
-    "pool": Beside("rl", "--pool 32"),
-    "wide": Beside("rl", "--top-k 8"),
-    "light": Beside("rl", "--weight 3"),
-    "scst": Beside("rl", recipe=f"{GO_ON} --method self-critical"),
-    "mmr": Beside(plays="--slate-by mmr"),
-    "medoids": Beside(plays="--slate-by medoids"),
-    "defaults": Beside("rl", recipe="--epochs 1 --test-pairs 0"),
-}
-"""Supervised training that hears as many captions, or goes on with another loss; training on the
-same candidates without look-ahead; policy improvement with more roll-outs, one turn deep, with
-candidates from further away, with more of them, with a light weight, or REINFORCE against the
-greedy dialog instead; slates diversified by a rule; `train_rl` as it comes."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What makes the choice of what to show matter.
-
-    Args:
-        what: as the table says it.
-        flags: of the dialogs, for training and playing.
-        turns: T of both.
-        begins: with the supervised start of which setting: with users who speak otherwise it is
-            trained with them, one image at a time.
-    """
-
-    what: str
-    flags: str = ""
-    turns: int = 5
-    begins: str = "plain"
-
-    def with_(self, other: Setting) -> Setting:
-        """These users in another setting of the plain ones."""
-        return Setting(
-            f"{self.what}, {other.what}", f"{self.flags} {other.flags}", self.turns, self.begins
-        )
-
-
-SETTINGS = {
-    "plain": Setting("one image, neural user"),
-    "noisy": Setting("words wrong with p = 0.3", "--noise 0.3", begins="noisy"),
-    "slate": Setting("slates of 4", "--slate 4"),
-    "no-repeat": Setting("never repeats", "--never-repeat"),
-    "impatient": Setting("leaves after 2 turns without progress", "--patience 2"),
-    "striking": Setting("names the most striking difference", "--user striking", begins="striking"),
-    "ten-turns": Setting("ten turns", turns=10),
-}
-SETTINGS |= {
-    f"{user}-{shown}": SETTINGS[user].with_(SETTINGS[shown])
-    for user in ("noisy", "impatient", "striking")
-    for shown in ("slate", "no-repeat")
-}
 
 
 @dataclass(frozen=True)
@@ -161,26 +86,13 @@ class Args:
     that all runs, not what it reaches."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One gallery, setting and seed."""
-
-    gallery: str
-    setting: str
-    seed: int
-
-    def folder(self, out: Path) -> Path:
-        """Where its agents and figures lie."""
-        return out / self.gallery / self.setting / f"seed-{self.seed}"
-
-
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     run(lambda: print(reproduce(args)))
 
 
 def reproduce(args: Args) -> str:
-    """Do what is missing, cell by cell, seeds last; returns the table.
+    """Do what is missing, cell by cell, seeds last; returns the map at a glance and the table.
 
     Raises:
         ValueError: a name that is neither a gallery's nor a setting's, or of no agent beside.
@@ -204,7 +116,8 @@ def reproduce(args: Args) -> str:
         with ThreadPoolExecutor(args.parallel) as pool:
             for done in [pool.submit(fill, cell, args) for cell in wanted]:
                 done.result()
-    return table(wanted, args.out, args.again)
+    whole = table(wanted, args.out, args.again)
+    return f"{glance(json.loads((args.out / KEPT).read_text()))}\n\n{whole}"
 
 
 def as_quick(args: Args) -> Args:
@@ -325,15 +238,6 @@ def look_for_room(cell: Cell, args: Args) -> None:
         temporary.write_text(json.dumps({"found": found.mean(0).tolist(), "pairs": len(found)}))
 
 
-def captions(turns: int) -> int:
-    """Captions that a dialog of policy improvement costs, for one of a supervised dialog.
-
-    At each of T turns the K candidates are played on for the turns that are left, or for one.
-    """
-    ahead = CANDIDATES * sum(max(1, turns - 1 - turn) for turn in range(turns))
-    return -(-(turns + ahead) // turns)
-
-
 def _train(folder: Path, prefix: str, command: str, dialogs: int, seed: int) -> None:
     """One epoch of so many dialogs, unless it was done before."""
     if (folder / f"{prefix}-0.pt").is_file():
@@ -387,8 +291,38 @@ def table(wanted: Sequence[Cell], out: Path, again: int = 0) -> str:
                              *(cell_text(found, metric) for metric in METRICS),
                              *room_cells(found, best_rollouts(played, out))])  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(out / "table.json") as temporary:
+    with atomic_write(out / KEPT) as temporary:
         temporary.write_text(json.dumps(kept, indent=1))
+    return _markdown(rows)
+
+
+def glance(kept: dict[str, Any], metric: str = "recall@1") -> str:
+    """One metric of the map, users by ways of showing: RL less supervised training continued by
+    as many dialogs, and by as many captions.
+
+    Args:
+        kept: what `table` keeps, by gallery, setting and who RL is held against.
+        metric: of the last turn.
+
+    Returns:
+        Markdown; a dash where nothing was played.
+    """
+    one_image, neural = SETTINGS["plain"].what.split(", ")
+    head = ["gallery", "user", "as many", one_image, *(SETTINGS[show].what for show in SHOWN)]
+    rows = [head, ["---"] * len(head)]
+    for gallery in GALLERIES:
+        for user in USERS:
+            names = [user, *(show if user == "plain" else f"{user}-{show}" for show in SHOWN)]
+            for unit, against in (("dialogs", "continued"), ("captions", "decodes")):
+                found = [kept.get(f"{gallery} {name} {against}") for name in names]
+                if any(found):
+                    cells = [cell_text(one, metric) if one else "-" for one in found]
+                    who = neural if user == "plain" else SETTINGS[user].what
+                    rows.append([gallery, who, unit, *cells])
+    return _markdown(rows)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

@@ -16,18 +16,9 @@ import tyro
 
 from scripts import results_dialogs
 from scripts.common import run
+from scripts.dialog_map import GALLERIES, METRICS, SETTINGS, Cell, Setting
 from scripts.results_css import call
-from scripts.results_dialogs import (
-    AGAIN,
-    GALLERIES,
-    METRICS,
-    PLAYED,
-    SETTINGS,
-    Cell,
-    Setting,
-    cell_text,
-    pooled,
-)
+from scripts.results_dialogs import AGAIN, PLAYED, cell_text, pooled
 
 THINKERS = {"rl": "rl/rl-0.pt", "continued": "continued/sl-0.pt", "decodes": "decodes/sl-0.pt"}
 AGAINST = ("continued", "once", "awake")

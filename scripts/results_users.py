@@ -17,8 +17,8 @@ import tyro
 
 from scripts import results_dialogs
 from scripts.common import run
+from scripts.dialog_map import Cell
 from scripts.results_css import call
-from scripts.results_dialogs import Cell
 
 TRAINED = ("plain", "noisy", "striking")
 """Settings of `results_dialogs` whose agents play."""

@@ -90,7 +90,8 @@ class FeatureJudge:
         """See `nearer`; t is nearer to o than to p where 2 t (o - p) > |o|^2 - |p|^2."""
         p, o = self._features[image].astype(np.float64), self._features[others].astype(np.float64)
         across = self._features.astype(np.float64) @ (2 * (o - p)).T  # (N, K)
-        result: np.ndarray = (across > (o**2).sum(-1) - (p**2).sum()).any(1)
+        is_nearer: np.ndarray = across > (o**2).sum(-1) - (p**2).sum()
+        result: np.ndarray = is_nearer.any(1)
         return result
 
 

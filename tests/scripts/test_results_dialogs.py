@@ -14,7 +14,8 @@ import tyro
 
 from agents.look_ahead import Improvement
 from scripts import benchmark, results_dialogs, train_rl, train_sl
-from scripts.results_dialogs import BESIDE, GALLERIES, SETTINGS, Args, Cell, cells, fill
+from scripts.dialog_map import BESIDE, DEFAULTS, GALLERIES, SETTINGS, USERS, Cell
+from scripts.results_dialogs import Args, cells, fill
 
 ARGS: dict[str, Any] = {"train_sl": train_sl.Args, "train_rl": train_rl.Args,
                         "benchmark": benchmark.Args}  # fmt: skip
@@ -232,8 +233,37 @@ def test_training_by_the_defaults_is_held_against_its_start(tmp_path: Path) -> N
     told = {row[3]: (row[8].split()[0], row[10]) for row in rows}
     assert told == {
         "continued": ("-33.3", "33.3"), "sl": ("-66.7", "66.7"), "mmr": ("-100.0", "100.0"),
-        results_dialogs.DEFAULTS: ("-33.3", "66.7"),
+        DEFAULTS: ("-33.3", "66.7"),
     }  # fmt: skip
+
+
+def test_the_map_at_a_glance(tmp_path: Path) -> None:
+    """Users by ways of showing; a row for each rival who was played, a dash where none was."""
+    folder = Cell("css-2d", "noisy-slate", 0).folder(tmp_path)
+    leave(folder / "benchmark", {"rl": [1, 1, 1, 0], "continued": [1, 0, 0, 0], "sl": [1] * 4,
+                                 "oracle": [1] * 4})  # fmt: skip
+    leave(folder / "beside-decodes", {"decodes": [1, 1, 0, 0]})
+    args = Args(out=tmp_path, only=("css-2d", "noisy-slate"), seeds=(0,), table=True)
+    short, _, whole = results_dialogs.reproduce(args).partition("\n\n")
+    assert whole == results_dialogs.table([Cell("css-2d", "noisy-slate", 0)], tmp_path)
+    head, _, *rows = [row.strip("| ").split(" | ") for row in short.splitlines()]
+    assert head == ["gallery", "user", "as many", "one image", "slates of 4", "never repeats"]
+    gains = {"dialogs": "+50.0 [", "captions": "+25.0 ["}
+    assert len(rows) == len(gains)
+    for row, (unit, gain) in zip(rows, gains.items(), strict=True):
+        assert row[:4] == ["css-2d", "words wrong with p = 0.3", unit, "-"]
+        assert row[4].startswith(gain) and row[4].endswith("(1 of 1)") and row[5] == "-"
+
+
+def test_the_map_at_a_glance_names_every_user(tmp_path: Path) -> None:
+    for user in USERS:
+        leave(Cell("catalog", user, 0).folder(tmp_path) / "benchmark",
+              {"rl": [1], "continued": [0], "sl": [0], "oracle": [1]})  # fmt: skip
+    results_dialogs.table([Cell("catalog", user, 0) for user in USERS], tmp_path)
+    rows = results_dialogs.glance(json.loads((tmp_path / "table.json").read_text())).splitlines()
+    told = ["neural user", *(SETTINGS[user].what for user in USERS[1:])]
+    assert [row.split(" | ")[1] for row in rows[2:]] == told
+    assert all(row.split(" | ")[3].startswith("+100.0 [") for row in rows[2:])
 
 
 def test_unknown_names_are_refused(tmp_path: Path) -> None:

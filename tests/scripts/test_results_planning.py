@@ -10,7 +10,7 @@ import pytest
 import tyro
 
 from scripts import benchmark, results_dialogs, results_planning
-from scripts.results_dialogs import GALLERIES, SETTINGS, Cell
+from scripts.dialog_map import GALLERIES, SETTINGS, Cell
 from scripts.results_planning import AGAINST, STRANGERS, THINKERS, Args, cells, compared, reproduce
 
 
