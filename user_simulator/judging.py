@@ -90,9 +90,7 @@ class FeatureJudge:
         """See `nearer`; t is nearer to o than to p where 2 t (o - p) > |o|^2 - |p|^2."""
         p, o = self._features[image].astype(np.float64), self._features[others].astype(np.float64)
         across = self._features.astype(np.float64) @ (2 * (o - p)).T  # (N, K)
-        is_nearer: np.ndarray = across > (o**2).sum(-1) - (p**2).sum()
-        result: np.ndarray = is_nearer.any(1)
-        return result
+        return np.asarray((across > (o**2).sum(-1) - (p**2).sum()).any(1))
 
 
 def nearer(judge: Judge, image: int, others: np.ndarray, size: int) -> np.ndarray:
@@ -111,8 +109,7 @@ def nearer(judge: Judge, image: int, others: np.ndarray, size: int) -> np.ndarra
         return judge.nearer(image, others)
     every = np.arange(size)
     distance = judge.distance(np.tile([image, *others], (size, 1)), every)  # (N, 1 + K)
-    result: np.ndarray = (distance[:, 1:] < distance[:, :1]).any(1)
-    return result
+    return np.asarray((distance[:, 1:] < distance[:, :1]).any(1))
 
 
 def judge_of(user: User, gallery: Gallery) -> Judge:
