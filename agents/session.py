@@ -61,6 +61,21 @@ def starting_point(
     return None
 
 
+def check_schedule(done: Checkpoint, schedule: str, epochs: int) -> None:
+    """Refuse to take a run up again with a learning rate that would jump.
+
+    Raises:
+        ValueError: the rate falls over all epochs, and the run began with other ones.
+    """
+    begun = [done.arguments.get(name) for name in ("schedule", "epochs")]
+    if schedule != "constant" and None not in begun and begun != [schedule, epochs]:
+        raise ValueError(
+            f"this run began with --schedule {begun[0]} --epochs {begun[1]}, got --schedule "
+            f"{schedule} --epochs {epochs}; resume it with what it began with, or with --schedule "
+            "constant"
+        )
+
+
 def run_epochs(
     prefix: str,
     agent: DialogTracker,

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import tyro
 
 from scripts.common import DialogArgs, dialog_of, run
 
 METHODS = ("improvement", "self-critical")
+
+
+class Steps(NamedTuple):
+    """How the optimiser steps."""
+
+    lr: float
+    batch_size: int
+    schedule: str
+
+
+STEPS = {"improved": Steps(2e-4, 64, "cosine"), "published": Steps(1e-4, 8, "constant")}
+"""By form. Batches of 8 at a constant rate spoil what the improved one starts from where little
+is to be gained (RESULTS.md, "By its own defaults")."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +37,8 @@ class Args(DialogArgs):
     """`improvement` (by look-ahead) or `self-critical` (REINFORCE against the greedy dialog)."""
     improvement: str = "improved"
     """`improved`, or `published` (the form of the 2018 system)."""
-    lr: float = 1e-4
-    """Adam's learning rate."""
+    lr: float | None = None
+    """Adam's learning rate; by default 2e-4 (1e-4 in the published form)."""
     top_k: int = 4
     """Candidates that are looked ahead from, or that chance chooses among (K)."""
     samples: int = 3
@@ -53,8 +67,9 @@ class Args(DialogArgs):
     """Supervised loss that stays on, as in `train_sl`; by default the start's own."""
     triplet_margin: float = 0.1
     """Of the triplet loss."""
-    batch_size: int = 8
-    """Dialogs advanced together (B), in each of the processes that `torchrun` started."""
+    batch_size: int | None = None
+    """Dialogs advanced together (B), in each of the processes that `torchrun` started; by default
+    64 (8 in the published form)."""
     dialogs_per_epoch: int = 10_000
     """Dialogs in an epoch; each costs 49 captions with K = 4 and 5 turns."""
     epochs: int = 20
@@ -67,8 +82,9 @@ class Args(DialogArgs):
     """Kept for the original's command line; test dialogs are played 256 at a time."""
     test_pairs: int = 512
     """Held-out dialogs played after each epoch; 0 plays none."""
-    schedule: str = "constant"
-    """Of the learning rate over all epochs: `constant` (published) or `cosine`, down to 0."""
+    schedule: str | None = None
+    """Of the learning rate over all epochs: `cosine`, down to 0 (the default), or `constant`
+    (the default of the published form)."""
     seed: int = 7771
     """Fixes the dialogs and the users' words."""
     log_interval: int = 10
@@ -76,7 +92,8 @@ class Args(DialogArgs):
     model_folder: Annotated[Path, tyro.conf.arg(aliases=["--save-folder"])] = Path("models/")
     """Receives checkpoints, `rl-metrics.json` and TensorBoard's `logs`."""
     resume: bool = False
-    """Go on from the last checkpoint in the folder, to the same numbers."""
+    """Go on from the last checkpoint in the folder, to the same numbers: at its rate, and with its
+    batches and schedule where these are not typed."""
     overwrite: bool = False
     """Start anew where the folder already holds checkpoints."""
 
@@ -96,7 +113,7 @@ def train(args: Args) -> None:
     from agents.look_ahead import Improvement
     from agents.policy_improvement import freeze_images, improve_epoch, target_copy
     from agents.self_critical import SelfCritical, self_critical_epoch
-    from agents.session import run_epochs, starting_point
+    from agents.session import check_schedule, run_epochs, starting_point
     from agents.supervised import Step, Training
     from retrieval.devices import device_of, settle
     from retrieval.distributed import processes, writer_first
@@ -115,12 +132,16 @@ def train(args: Args) -> None:
         dialog = dialog_of(args, "train", args.train_turns)
         test = dialog_of(args, "test", args.test_turns) if args.test_pairs else None
     start = load_checkpoint(args.pretrained_model, dialog.vocabulary)
+    done = starting_point(args.model_folder, "rl", args.resume, args.overwrite, dialog.vocabulary)
+    steps = steps_of(args, done.arguments if done else {})
+    args = replace(args, **steps._asdict())
+    if done is not None:
+        check_schedule(done, steps.schedule, args.epochs)
     loss = args.loss or start.arguments.get("loss") or "in_batch"
     how = Training(
-        args.batch_size * processes(), args.dialogs_per_epoch, args.train_turns, str(loss),
+        steps.batch_size * processes(), args.dialogs_per_epoch, args.train_turns, str(loss),
         args.triplet_margin, args.seed,
     )  # fmt: skip
-    done = starting_point(args.model_folder, "rl", args.resume, args.overwrite, dialog.vocabulary)
     agent = done.agent if done else start.agent
     agent.index(dialog.gallery.features[:2])  # refuses features of another size now
     agent = settle(agent, device_of(args.device))
@@ -130,7 +151,7 @@ def train(args: Args) -> None:
     if policy.form == "published":
         freeze_images(agent)
     trained = [parameter for parameter in agent.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=args.lr)
+    optimizer = torch.optim.Adam(trained, lr=steps.lr)
     if done is not None:
         optimizer.load_state_dict(done.optimizer)
 
@@ -143,9 +164,16 @@ def train(args: Args) -> None:
     run_epochs(
         "rl", agent, start.spec, optimizer, play_epoch,
         range(done.epoch + 1 if done else 0, args.epochs), how.batches,
-        args.model_folder, args, test, args.log_interval, args.test_pairs, args.schedule,
+        args.model_folder, args, test, args.log_interval, args.test_pairs, steps.schedule,
     )  # fmt: skip
     print(f"agents in {args.model_folder}: rl-0.pt ... rl-{args.epochs - 1}.pt")
+
+
+def steps_of(args: Args, begun: Mapping[str, Any]) -> Steps:
+    """As typed; else as in the run that is taken up again; else by the form."""
+    known = {**STEPS[args.improvement]._asdict(), **begun}
+    typed = {name: getattr(args, name) for name in Steps._fields}
+    return Steps(*(known[name] if value is None else value for name, value in typed.items()))
 
 
 if __name__ == "__main__":

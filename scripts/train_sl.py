@@ -77,7 +77,7 @@ def train(args: Args) -> None:
     import torch
 
     from agents.checkpoints import load_checkpoint, make_agent
-    from agents.session import run_epochs, starting_point
+    from agents.session import check_schedule, run_epochs, starting_point
     from agents.supervised import Training, pretrain_epoch
     from retrieval.devices import device_of, settle
     from retrieval.distributed import processes, writer_first
@@ -95,6 +95,7 @@ def train(args: Args) -> None:
     done = starting_point(args.model_folder, "sl", args.resume, args.overwrite, dialog.vocabulary)
     torch.manual_seed(args.seed)
     if done is not None:
+        check_schedule(done, args.schedule, args.epochs)
         agent, spec = done.agent, done.spec
     elif args.pretrained_model is not None:
         before = load_checkpoint(args.pretrained_model, dialog.vocabulary)

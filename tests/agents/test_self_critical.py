@@ -203,7 +203,7 @@ def test_the_command(tiny_root: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     typed = [
         *world, "--method", "self-critical", "--samples", 2, "--dialogs-per-epoch", 16,
-        "--test-pairs", 8, "--pretrained-model", tmp_path / "sl-0.pt",
+        "--test-pairs", 8, "--pretrained-model", tmp_path / "sl-0.pt", "--schedule", "constant",
     ]  # fmt: skip
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     do("train_rl", *typed, "--epochs", 2, "--model-folder", whole)

@@ -219,6 +219,7 @@ def test_train_rl_resumed_is_train_rl_uninterrupted(
     models: Path, world: list[object], tmp_path: Path
 ) -> None:
     arguments = [*RL, *world, "--pretrained-model", models / "sl-1.pt", "--lr", 0.001]
+    arguments += ["--schedule", "constant"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     do("train_rl", *arguments, "--epochs", 2, "--save-folder", whole)  # the original's README
     do("train_rl", *arguments, "--epochs", 1, "--model-folder", parts)
@@ -236,6 +237,63 @@ def test_train_rl_resumed_is_train_rl_uninterrupted(
     assert all(torch.equal(after[key], by_hand[key]) for key in after)
     events = EventAccumulator(str(whole / "logs" / "rl")).Reload()
     assert "train/first_candidate_wins" in events.Tags()["scalars"]
+
+
+def test_a_falling_rate_resumed_is_one_uninterrupted(
+    models: Path, world: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By default: what was not typed is the run's own, and the rate cannot jump."""
+    arguments = [*RL, *world, "--pretrained-model", models / "sl-1.pt", "--lr", 0.001]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    do("train_rl", *arguments, "--epochs", 2, "--save-folder", whole)
+    save = session.save_checkpoint
+
+    def stop(path: Path, *rest: Any) -> None:
+        save(path, *rest)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "save_checkpoint", stop)
+    assert call("train_rl", *arguments, "--epochs", 2, "--save-folder", parts).code == 130
+    monkeypatch.setattr(session, "save_checkpoint", save)
+    bare = list(map(str, arguments))
+    del bare[bare.index("--batch-size") : bare.index("--batch-size") + 2]
+    for other in (["--epochs", 3], ["--epochs", 2, "--schedule", "linear"]):
+        message = refused("train_rl", *bare, *other, "--save-folder", parts, "--resume")
+        assert "began with --schedule cosine --epochs 2" in message
+    do("train_rl", *bare, "--epochs", 2, "--save-folder", parts, "--resume")
+    for epoch in range(2):
+        assert_same_checkpoint(whole / f"rl-{epoch}.pt", parts / f"rl-{epoch}.pt")
+    assert load_checkpoint(parts / "rl-1.pt").arguments["batch_size"] == 8  # as it began
+    do(
+        "train_rl",
+        *bare,
+        "--epochs",
+        3,
+        "--schedule",
+        "constant",
+        "--save-folder",
+        parts,
+        "--resume",
+    )
+    falling = [*SL, *world, "--schedule", "cosine", "--model-folder", tmp_path]
+    do("train_sl", *falling, "--epochs", 1)
+    assert "--epochs 1, got" in refused("train_sl", *falling, "--epochs", 2, "--resume")
+
+
+def test_the_defaults_of_a_form(models: Path, world: list[object], tmp_path: Path) -> None:
+    """The published form steps as it was published, unless told otherwise."""
+    start = ["--pretrained-model", models / "sl-1.pt", "--loss", "triplet", "--test-pairs", 0]
+    start += ["--epochs", 1, "--dialogs-per-epoch", 64, *world]
+    published = ["--improvement", "published"]
+    for folder, typed, expected in (
+        ("improved", [], (2e-4, 64, "cosine")),
+        ("self-critical", ["--method", "self-critical"], (2e-4, 64, "cosine")),
+        ("published", published, (1e-4, 8, "constant")),
+        ("typed", [*published, "--batch-size", 16, "--schedule", "cosine"], (1e-4, 16, "cosine")),
+    ):
+        do("train_rl", *start, *typed, "--save-folder", tmp_path / folder)
+        kept = load_checkpoint(tmp_path / folder / "rl-0.pt").arguments
+        assert (kept["lr"], kept["batch_size"], kept["schedule"]) == expected
 
 
 def test_the_published_form_keeps_the_images(

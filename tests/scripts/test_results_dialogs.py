@@ -103,6 +103,11 @@ def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path
             if name != "model_folder":
                 like = vars(improved)[name] if name in asked else value
                 assert getattr(defaults, name) == like, name
+        assert train_rl.steps_of(defaults, {}) == train_rl.steps_of(improved, {})
+        if cell.gallery != "catalog":  # where the map's RL is RL as it comes
+            steps = train_rl.steps_of(improved, {})._asdict()
+            typed = {"weight": Improvement().weight, "model_folder": improved.model_folder}
+            assert replace(defaults, **steps, **typed) == improved
         for one in (improved, longer):
             for name in ("pretrained_model", "batch_size", "lr", "schedule", "seed", "noise",
                          "slate", "never_repeat", "patience", "user", "train_turns", "env",
