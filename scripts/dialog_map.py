@@ -90,9 +90,10 @@ SETTINGS = {
     "no-repeat": Setting("never repeats", "--never-repeat"),
     "impatient": Setting("leaves after 2 turns without progress", "--patience 2"),
     "striking": Setting("names the most striking difference", "--user striking", begins="striking"),
+    "attribute": Setting("reads the attributes", "--user attribute", begins="attribute"),
     "ten-turns": Setting("ten turns", turns=10),
 }
-USERS = ("plain", "noisy", "impatient", "striking")
+USERS = ("plain", "noisy", "impatient", "striking", "attribute")
 SHOWN = ("slate", "no-repeat")
 SETTINGS |= {
     f"{user}-{shown}": SETTINGS[user].with_(SETTINGS[shown])

@@ -30,7 +30,9 @@ training comes to."""
 
 
 STRANGERS = {
-    "attribute": Setting("speaks the truth, imagined as the neural user", "--user attribute"),
+    "attribute-stranger": Setting(
+        "speaks the truth, imagined as the neural user", "--user attribute"
+    ),
     "striking-stranger": Setting(
         "names the most striking difference, imagined as the neural user", "--user striking"
     ),
@@ -124,7 +126,8 @@ def as_quick(args: Args, trained: results_dialogs.Args) -> Args:
 
     return replace(
         args, out=trained.out, data_path=trained.data_path, catalog_path=None,
-        seeds=trained.seeds, pairs=12, only=args.only or ("css-3d", "noisy", "slate", "attribute"),
+        seeds=trained.seeds, pairs=12,
+        only=args.only or ("css-3d", "noisy", "slate", "attribute-stranger"),
     )  # fmt: skip
 
 
@@ -178,7 +181,7 @@ def play(cell: Cell, args: Args, trained: results_dialogs.Args) -> None:
 def is_unknown(cell: Cell, args: Args) -> bool:
     """Whether the neural user is imagined in place of the one who speaks: of a stranger, and, to
     weigh words, of any user whose words have no likelihood."""
-    return cell.setting in STRANGERS or (args.weigh and SETTINGS[cell.setting].begins == "striking")
+    return cell.setting in STRANGERS or (args.weigh and "--user" in SETTINGS[cell.setting].flags)
 
 
 def plans(cell: Cell, args: Args) -> bool:

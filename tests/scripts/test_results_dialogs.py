@@ -127,9 +127,9 @@ def test_every_command_is_valid_and_both_go_on_alike(called: list[str], tmp_path
 
 
 def test_users_and_ways_of_showing_are_crossed(called: list[str], tmp_path: Path) -> None:
-    """Each of four users with each of three settings; a user's cells share their start."""
+    """Each of five users with each of three settings; a user's cells share their start."""
     users = {"": [], "noisy": ["--noise", "0.3"], "impatient": ["--patience", "2"],
-             "striking": ["--user", "striking"]}  # fmt: skip
+             "striking": ["--user", "striking"], "attribute": ["--user", "attribute"]}  # fmt: skip
     shows = {"": [], "slate": ["--slate", "4"], "no-repeat": ["--never-repeat"]}
     for user, spoken in users.items():
         for show, shown in shows.items():
@@ -138,7 +138,7 @@ def test_users_and_ways_of_showing_are_crossed(called: list[str], tmp_path: Path
             called.clear()
             fill(Cell("css-3d", name, 2), Args(out=tmp_path))
             starts = {shlex.split(one)[-1] for one in called if "pretrained" not in one}
-            begins = user if user in ("noisy", "striking") else "plain"
+            begins = user if user in ("noisy", "striking", "attribute") else "plain"
             assert f"{tmp_path}/css-3d/{begins}/seed-2/sl" in starts
 
 
