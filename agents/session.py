@@ -93,6 +93,7 @@ def run_epochs(
 ) -> None:
     """Train for some epochs, saving `{prefix}-{epoch}.pt` after each.
 
+    A new run is tested before its first epoch too, so that its start stands beside what comes.
     Of several processes (`retrieval.distributed`) the first one writes, tells and tests.
 
     Args:
@@ -118,6 +119,10 @@ def run_epochs(
     set_rate = _rate_setter(optimizer, schedule, epochs.stop * batches)
     log = _load_log(folder / f"{prefix}-metrics.json", epochs.start)
     with _summary(folder / "logs" / prefix, epochs.start * batches) as writer:
+        if test is not None and epochs.start == 0 and distributed.is_writer():
+            played = evaluate(agent.eval(), test, test_pairs)
+            start = _log_test(writer, played, len(test.gallery), 0)
+            print(_line("start:", start), file=sys.stderr)
         for epoch in epochs:
             recent: list[Step] = []
             set_rate(epoch * batches)
@@ -134,13 +139,13 @@ def run_epochs(
             if not distributed.is_writer():
                 continue
             agent.eval()
-            numbers: dict[str, Any] = {"epoch": epoch}
-            numbers["train_loss"] = float(np.mean([step.loss for step in recent]))
+            loss = float(np.mean([step.loss for step in recent]))
+            numbers: dict[str, Any] = {"epoch": epoch, "train_loss": loss}
             if test is not None:
                 played = evaluate(agent, test, test_pairs)
                 numbers |= _log_test(writer, played, len(test.gallery), (epoch + 1) * batches)
                 _log_dialogs(writer, played, test, test_pairs, (epoch + 1) * batches)
-                print(_line(prefix, numbers), file=sys.stderr)
+                print(_line(f"{prefix}-{epoch}: loss {loss:.3f} |", numbers), file=sys.stderr)
             log.append(numbers)
             # The checkpoint last: a run stopped in between plays this epoch again.
             with atomic_write(folder / f"{prefix}-metrics.json") as temporary:
@@ -217,10 +222,7 @@ def _log_dialogs(writer: Any, played: Played, dialog: Dialog, pairs: int, at: in
         writer.add_image(f"dialog/{row}", strip, at, dataformats="HWC")
 
 
-def _line(prefix: str, numbers: dict[str, Any]) -> str:
+def _line(head: str, numbers: dict[str, Any]) -> str:
     percentile = " ".join(f"{100 * value:.1f}" for value in numbers["percentile"])
     recall = " ".join(f"{100 * value:.1f}" for value in numbers["recall@1"])
-    return (
-        f"{prefix}-{numbers['epoch']}: loss {numbers['train_loss']:.3f} | "
-        f"percentile by turn {percentile} | Recall@1 {recall}"
-    )
+    return f"{head} percentile by turn {percentile} | Recall@1 {recall}"

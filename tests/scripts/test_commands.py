@@ -125,7 +125,8 @@ def test_train_sl_leaves_checkpoints_numbers_and_logs(models: Path, tiny_root: P
     tags = events.Tags()
     for turn in range(6):
         for metric in ("percentile", "recall@1", "recall@5", "recall@10"):
-            logged = events.Scalars(f"test/{metric}/turn_{turn}")
+            start, *logged = events.Scalars(f"test/{metric}/turn_{turn}")
+            assert start.step == 0
             np.testing.assert_allclose(
                 [point.value for point in logged],
                 [numbers[metric][turn] for numbers in log],
@@ -278,6 +279,24 @@ def test_a_falling_rate_resumed_is_one_uninterrupted(
     falling = [*SL, *world, "--schedule", "cosine", "--model-folder", tmp_path]
     do("train_sl", *falling, "--epochs", 1)
     assert "--epochs 1, got" in refused("train_sl", *falling, "--epochs", 2, "--resume")
+
+
+def test_where_it_started_stands_beside_what_comes(
+    models: Path, world: list[object], tmp_path: Path
+) -> None:
+    """What training on held-out dialogs comes to is read against the start's own figures."""
+    arguments = [*RL, *world, "--pretrained-model", models / "sl-1.pt", "--epochs", 1]
+    told = do("train_rl", *arguments, "--save-folder", tmp_path).err.splitlines()
+    before = json.loads((models / "sl-metrics.json").read_text())[-1]  # the same dialogs
+    (start,) = (line for line in told if line.startswith("start: "))
+    shown = " ".join(f"{100 * value:.1f}" for value in before["percentile"])
+    assert start.startswith(f"start: percentile by turn {shown} | Recall@1 ")
+    events = EventAccumulator(str(tmp_path / "logs" / "rl")).Reload()
+    first, second = events.Scalars("test/percentile/turn_5")
+    assert first.step == 0 and first.value == pytest.approx(before["percentile"][5])
+    assert second.step == 3
+    again = do("train_rl", *arguments[:-1], 1, "--save-folder", tmp_path, "--resume")
+    assert "start:" not in again.err
 
 
 def test_the_defaults_of_a_form(models: Path, world: list[object], tmp_path: Path) -> None:
