@@ -91,6 +91,11 @@ SETTINGS = {
     "impatient": Setting("leaves after 2 turns without progress", "--patience 2"),
     "striking": Setting("names the most striking difference", "--user striking", begins="striking"),
     "attribute": Setting("reads the attributes", "--user attribute", begins="attribute"),
+    "attribute-noisy": Setting(
+        "reads the attributes, words wrong with p = 0.3",
+        "--user attribute --noise 0.3",
+        begins="attribute-noisy",
+    ),
     "ten-turns": Setting("ten turns", turns=10),
 }
 USERS = ("plain", "noisy", "impatient", "striking", "attribute")
