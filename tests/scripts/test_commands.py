@@ -295,7 +295,7 @@ def test_where_it_started_stands_beside_what_comes(
     first, second = events.Scalars("test/percentile/turn_5")
     assert first.step == 0 and first.value == pytest.approx(before["percentile"][5])
     assert second.step == 3
-    again = do("train_rl", *arguments[:-1], 1, "--save-folder", tmp_path, "--resume")
+    again = do("train_rl", *arguments, "--save-folder", tmp_path, "--resume")
     assert "start:" not in again.err
 
 
