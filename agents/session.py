@@ -120,9 +120,7 @@ def run_epochs(
     log = _load_log(folder / f"{prefix}-metrics.json", epochs.start)
     with _summary(folder / "logs" / prefix, epochs.start * batches) as writer:
         if test is not None and epochs.start == 0 and distributed.is_writer():
-            played = evaluate(agent.eval(), test, test_pairs)
-            start = _log_test(writer, played, len(test.gallery), 0)
-            print(_line("start:", start), file=sys.stderr)
+            _test(writer, agent.eval(), test, test_pairs, 0, "start:")
         for epoch in epochs:
             recent: list[Step] = []
             set_rate(epoch * batches)
@@ -142,10 +140,8 @@ def run_epochs(
             loss = float(np.mean([step.loss for step in recent]))
             numbers: dict[str, Any] = {"epoch": epoch, "train_loss": loss}
             if test is not None:
-                played = evaluate(agent, test, test_pairs)
-                numbers |= _log_test(writer, played, len(test.gallery), (epoch + 1) * batches)
-                _log_dialogs(writer, played, test, test_pairs, (epoch + 1) * batches)
-                print(_line(f"{prefix}-{epoch}: loss {loss:.3f} |", numbers), file=sys.stderr)
+                at, head = (epoch + 1) * batches, f"{prefix}-{epoch}: loss {loss:.3f} |"
+                numbers |= _test(writer, agent, test, test_pairs, at, head)
             log.append(numbers)
             # The checkpoint last: a run stopped in between plays this epoch again.
             with atomic_write(folder / f"{prefix}-metrics.json") as temporary:
@@ -202,6 +198,22 @@ def _log_step(writer: Any, steps: list[Step], at: int, agent: DialogTracker) -> 
         writer.add_scalar(f"train/{name}", np.mean([step.parts[name] for step in steps]), at)
 
 
+def _test(
+    writer: Any, agent: DialogTracker, dialog: Dialog, pairs: int, at: int, head: str
+) -> dict[str, list[float]]:
+    """Play the held-out dialogs; figures and the first few dialogs go to TensorBoard, a line to
+    standard error."""
+    played = evaluate(agent, dialog, pairs)
+    numbers = _log_test(writer, played, len(dialog.gallery), at)
+    _log_dialogs(writer, played, dialog, pairs, at)
+    percentile, recall = (
+        " ".join(f"{100 * value:.1f}" for value in numbers[name])
+        for name in ("percentile", "recall@1")
+    )
+    print(f"{head} percentile by turn {percentile} | Recall@1 {recall}", file=sys.stderr)
+    return numbers
+
+
 def _log_test(writer: Any, played: Played, size: int, at: int) -> dict[str, list[float]]:
     numbers = {"percentile": rank_percentile(played.ranks, size).mean(0).tolist()}
     for k in (1, 5, 10):
@@ -220,9 +232,3 @@ def _log_dialogs(writer: Any, played: Played, dialog: Dialog, pairs: int, at: in
     for row in range(min(3, len(target))):
         strip = draw_played(dialog, played, row, target[row])
         writer.add_image(f"dialog/{row}", strip, at, dataformats="HWC")
-
-
-def _line(head: str, numbers: dict[str, Any]) -> str:
-    percentile = " ".join(f"{100 * value:.1f}" for value in numbers["percentile"])
-    recall = " ".join(f"{100 * value:.1f}" for value in numbers["recall@1"])
-    return f"{head} percentile by turn {percentile} | Recall@1 {recall}"

@@ -136,7 +136,7 @@ def test_train_sl_leaves_checkpoints_numbers_and_logs(models: Path, tiny_root: P
     assert [point.step for point in loss] == [0, 2, 4, 6]  # every second of four batches
     assert "dialog/0" in tags["images"]
     pictures = events.Images("dialog/0")
-    assert len(pictures) == 2
+    assert [picture.step for picture in pictures] == [0, 4, 8]  # the start, then each epoch
     picture = np.asarray(Image.open(io.BytesIO(pictures[0].encoded_image_string)))
     assert picture.ndim == 3
     assert len(np.unique(picture)) > 20  # something is drawn on it
@@ -265,17 +265,8 @@ def test_a_falling_rate_resumed_is_one_uninterrupted(
     for epoch in range(2):
         assert_same_checkpoint(whole / f"rl-{epoch}.pt", parts / f"rl-{epoch}.pt")
     assert load_checkpoint(parts / "rl-1.pt").arguments["batch_size"] == 8  # as it began
-    do(
-        "train_rl",
-        *bare,
-        "--epochs",
-        3,
-        "--schedule",
-        "constant",
-        "--save-folder",
-        parts,
-        "--resume",
-    )
+    constant = ["--epochs", 3, "--schedule", "constant"]
+    do("train_rl", *bare, *constant, "--save-folder", parts, "--resume")
     falling = [*SL, *world, "--schedule", "cosine", "--model-folder", tmp_path]
     do("train_sl", *falling, "--epochs", 1)
     assert "--epochs 1, got" in refused("train_sl", *falling, "--epochs", 2, "--resume")
